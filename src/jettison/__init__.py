@@ -1,0 +1,37 @@
+"""Jettison: a trained convolutional network in, one that is measurably faster on this machine out.
+
+Importing the package needs NumPy alone. Names that need PyTorch are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import JettisonError
+from .formats import NM, Dense
+
+if TYPE_CHECKING:
+    from .export import export
+    from .methods import ASP, SRSTE, STE, Sparsifier, sparsify_
+    from .runtime import Session
+
+__version__ = "0.1.0"
+__all__ = ["ASP", "NM", "SRSTE", "STE", "Dense", "JettisonError", "Session", "Sparsifier", "export", "sparsify_"]
+
+_LAZY = {
+    "Session": "runtime",
+    "export": "export",
+    "ASP": "methods",
+    "STE": "methods",
+    "SRSTE": "methods",
+    "Sparsifier": "methods",
+    "sparsify_": "methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jettison' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

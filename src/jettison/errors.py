@@ -1,0 +1,57 @@
+"""Every error Jettison raises on purpose: one base class, one class per kind of failure.
+
+A message says what failed, where, and what to do next. The command line turns any
+`JettisonError` into one line on stderr and exit code 2; anything else is a bug of ours.
+"""
+
+
+class JettisonError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class PatternError(JettisonError):
+    """A sparsity pattern that cannot exist ("3:2") or cannot be read ("a:b")."""
+
+
+class FormatError(JettisonError):
+    """Weights do not fit or do not satisfy a format (channels not divisible, pattern violated)."""
+
+
+class GraphError(JettisonError):
+    """A graph that breaks the grammar in `jettison.spec` (unknown kind, wrong shape, cycle)."""
+
+
+class FileError(JettisonError):
+    """A `.jettison` file that is missing, truncated, altered, of another version or unwritable."""
+
+
+class ExportError(JettisonError):
+    """A PyTorch model with an operation or a layout that has no place in the graph."""
+
+
+class ModelError(JettisonError):
+    """An unknown model name, or a model source that cannot be loaded."""
+
+
+class CheckpointError(JettisonError):
+    """A checkpoint that is missing, unsafe, corrupt or does not fit the model."""
+
+
+class DataError(JettisonError):
+    """A data set that is unknown, missing, incomplete or corrupt."""
+
+
+class TrainingError(JettisonError):
+    """Training cannot go on (the loss is not finite, ranks disagree)."""
+
+
+class InputError(JettisonError):
+    """An array given to `Session.run` has the wrong shape or dtype."""
+
+
+class KernelError(JettisonError):
+    """No native kernel accepts a layer, or an override names one that does not."""
+
+
+class MissingExtra(JettisonError):
+    """A feature needs an optional package that is not installed."""
