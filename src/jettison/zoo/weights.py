@@ -1,0 +1,90 @@
+"""Filling a network from a checkpoint: safetensors, or a PyTorch file read without running its code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+NESTED = ("state_dict", "model", "state_dict_ema")  # where training programs put the state dict, in the order tried
+PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
+SHOWN = 5  # keys listed per kind of misfit
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copy the state dict in `path` into `model`; all keys and shapes must fit, else nothing is changed.
+
+    `.safetensors`, or any other ending as a PyTorch file. The state dict stands at the top or under
+    one of `NESTED`; `PREFIXES` are stripped; values are cast to the model's dtype. A checkpoint without
+    `num_batches_tracked` (older PyTorch) fits.
+
+    Errors: CheckpointError: missing file, corrupt file, code in a pickle, no state dict, keys or shapes that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a .safetensors file or a PyTorch state dict")
+    state = {_strip(k): v for k, v in _state_dict(_read(path), path).items()}
+    want = model.state_dict()
+    _check_fit(want, state, path)
+    model.load_state_dict({**want, **state})
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as e:
+            raise CheckpointError(f"{path}: truncated or corrupt, or not a safetensors file ({e}); fetch or save it again") from e
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        if "weights_only" not in str(e):
+            raise _corrupt(path, e) from e
+        raise CheckpointError(
+            f"{path}: unsafe: it holds Python objects, and reading those would run code from the file. Load it where you "
+            "trust it, and re-save its state dict with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        ) from e
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        raise _corrupt(path, e) from e
+
+
+def _corrupt(path: Path, e: Exception) -> CheckpointError:
+    reason = (str(e).splitlines() or [type(e).__name__])[0]
+    return CheckpointError(f"{path}: truncated or corrupt, or not a PyTorch file ({reason}); fetch or save it again")
+
+
+def _state_dict(loaded: Any, path: Path) -> Mapping[str, Tensor]:
+    for candidate in [loaded.get(k) for k in NESTED] + [loaded] if isinstance(loaded, Mapping) else []:
+        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
+            return candidate
+    raise CheckpointError(f"{path}: no state dict at the top or under {', '.join(NESTED)}; save model.state_dict()")
+
+
+def _strip(key: str) -> str:
+    while key.startswith(PREFIXES):
+        key = key.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1])
+    return key
+
+
+def _check_fit(want: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    missing = [k for k in want if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in want]
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(want[k].shape)}" for k in want if k in state and state[k].shape != want[k].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    listed = [f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in kinds if keys]
+    if listed:
+        raise CheckpointError(f"{path} does not fit the model; {'; '.join(listed)}. Is it the right model name and number of classes?")
+
+
+def _shorten(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (f", … and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
