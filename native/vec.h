@@ -1,0 +1,183 @@
+// Vectors of floats for one instruction set. JETTISON_ISA_NAME (scalar, avx2, avx512) is defined by the
+// build for each copy of a kernel file; everything lives in jettison::JETTISON_ISA_NAME, so the copies
+// never mix. `W` lanes; the loads and stores that take a count touch only that many floats.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "kernel.h"
+
+#if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
+#include <immintrin.h>
+#endif
+
+#define JT_INLINE static inline __attribute__((always_inline, unused))
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+
+#if defined(JETTISON_AVX512)
+
+constexpr Isa kIsa = Isa::avx512;
+constexpr int W = 16;
+constexpr int kRegisters = 32;
+using f32v = __m512;
+
+JT_INLINE __mmask16 first(int64_t n) { return (__mmask16)((1u << n) - 1u); }
+JT_INLINE f32v zero() { return _mm512_setzero_ps(); }
+JT_INLINE f32v set1(float x) { return _mm512_set1_ps(x); }
+JT_INLINE f32v load(const float* p) { return _mm512_loadu_ps(p); }
+JT_INLINE f32v load_first(const float* p, int64_t n) { return n >= W ? load(p) : _mm512_maskz_loadu_ps(first(n), p); }
+JT_INLINE void store(float* p, f32v v) { _mm512_storeu_ps(p, v); }
+JT_INLINE void store_first(float* p, f32v v, int64_t n) {
+  if (n >= W) store(p, v);
+  else _mm512_mask_storeu_ps(p, first(n), v);
+}
+JT_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm512_fmadd_ps(a, b, c); }
+JT_INLINE f32v add(f32v a, f32v b) { return _mm512_add_ps(a, b); }
+JT_INLINE f32v sub(f32v a, f32v b) { return _mm512_sub_ps(a, b); }
+JT_INLINE f32v mul(f32v a, f32v b) { return _mm512_mul_ps(a, b); }
+JT_INLINE f32v div(f32v a, f32v b) { return _mm512_div_ps(a, b); }
+JT_INLINE f32v max(f32v a, f32v b) { return _mm512_max_ps(a, b); }
+JT_INLINE f32v min(f32v a, f32v b) { return _mm512_min_ps(a, b); }
+JT_INLINE f32v floor(f32v a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+JT_INLINE f32v pow2(f32v n) { return _mm512_scalef_ps(set1(1.0f), n); }  // n whole, -126 … 127
+// lane i takes v[index[i]], index below W
+JT_INLINE f32v permute(const uint8_t* index, f32v v) {
+  return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)index)), v);
+}
+JT_INLINE float sum(f32v v) { return _mm512_reduce_add_ps(v); }
+
+#elif defined(JETTISON_AVX2)
+
+constexpr Isa kIsa = Isa::avx2;
+constexpr int W = 8;
+constexpr int kRegisters = 16;
+using f32v = __m256;
+
+JT_INLINE __m256i first(int64_t n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+JT_INLINE f32v zero() { return _mm256_setzero_ps(); }
+JT_INLINE f32v set1(float x) { return _mm256_set1_ps(x); }
+JT_INLINE f32v load(const float* p) { return _mm256_loadu_ps(p); }
+JT_INLINE f32v load_first(const float* p, int64_t n) { return n >= W ? load(p) : _mm256_maskload_ps(p, first(n)); }
+JT_INLINE void store(float* p, f32v v) { _mm256_storeu_ps(p, v); }
+JT_INLINE void store_first(float* p, f32v v, int64_t n) {
+  if (n >= W) store(p, v);
+  else _mm256_maskstore_ps(p, first(n), v);
+}
+JT_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm256_fmadd_ps(a, b, c); }
+JT_INLINE f32v add(f32v a, f32v b) { return _mm256_add_ps(a, b); }
+JT_INLINE f32v sub(f32v a, f32v b) { return _mm256_sub_ps(a, b); }
+JT_INLINE f32v mul(f32v a, f32v b) { return _mm256_mul_ps(a, b); }
+JT_INLINE f32v div(f32v a, f32v b) { return _mm256_div_ps(a, b); }
+JT_INLINE f32v max(f32v a, f32v b) { return _mm256_max_ps(a, b); }
+JT_INLINE f32v min(f32v a, f32v b) { return _mm256_min_ps(a, b); }
+JT_INLINE f32v floor(f32v a) { return _mm256_floor_ps(a); }
+JT_INLINE f32v pow2(f32v n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+JT_INLINE f32v permute(const uint8_t* index, f32v v) {
+  return _mm256_permutevar8x32_ps(v, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)index)));
+}
+JT_INLINE float sum(f32v v) {
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+
+#else  // scalar: four floats and plain loops, any processor
+
+constexpr Isa kIsa = Isa::scalar;
+constexpr int W = 4;
+constexpr int kRegisters = 16;
+struct f32v {
+  float v[W];
+};
+
+#define JT_LANES(expr)                      \
+  f32v o;                                   \
+  for (int i = 0; i < W; ++i) o.v[i] = (expr); \
+  return o
+JT_INLINE f32v set1(float x) { JT_LANES(x); }
+JT_INLINE f32v zero() { return set1(0.0f); }
+JT_INLINE f32v load(const float* p) { JT_LANES(p[i]); }
+JT_INLINE f32v load_first(const float* p, int64_t n) { JT_LANES(i < n ? p[i] : 0.0f); }
+JT_INLINE void store(float* p, f32v v) { std::memcpy(p, v.v, sizeof v.v); }
+JT_INLINE void store_first(float* p, f32v v, int64_t n) {
+  for (int i = 0; i < W && i < n; ++i) p[i] = v.v[i];
+}
+JT_INLINE f32v fma(f32v a, f32v b, f32v c) { JT_LANES(a.v[i] * b.v[i] + c.v[i]); }
+JT_INLINE f32v add(f32v a, f32v b) { JT_LANES(a.v[i] + b.v[i]); }
+JT_INLINE f32v sub(f32v a, f32v b) { JT_LANES(a.v[i] - b.v[i]); }
+JT_INLINE f32v mul(f32v a, f32v b) { JT_LANES(a.v[i] * b.v[i]); }
+JT_INLINE f32v div(f32v a, f32v b) { JT_LANES(a.v[i] / b.v[i]); }
+// like maxps and minps: the second operand when one is NaN
+JT_INLINE f32v max(f32v a, f32v b) { JT_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+JT_INLINE f32v min(f32v a, f32v b) { JT_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+JT_INLINE f32v floor(f32v a) { JT_LANES(::floorf(a.v[i])); }
+JT_INLINE f32v pow2(f32v n) { JT_LANES(::ldexpf(1.0f, (int)n.v[i])); }
+JT_INLINE f32v permute(const uint8_t* index, f32v v) { JT_LANES(v.v[index[i]]); }
+JT_INLINE float sum(f32v v) { return (v.v[0] + v.v[2]) + (v.v[1] + v.v[3]); }
+#undef JT_LANES
+
+#endif
+
+// e^x, relative error below 2e-7; saturates outside ±87. x = n·ln2 + f, |f| ≤ ln2/2, Taylor to f^6.
+JT_INLINE f32v exp(f32v x) {
+  x = min(max(x, set1(-87.0f)), set1(87.0f));
+  const f32v n = floor(fma(x, set1(1.44269504f), set1(0.5f)));
+  f32v f = fma(n, set1(-0.693359375f), x);
+  f = fma(n, set1(2.12194440e-4f), f);
+  f32v y = set1(1.0f / 720);
+  y = fma(y, f, set1(1.0f / 120));
+  y = fma(y, f, set1(1.0f / 24));
+  y = fma(y, f, set1(1.0f / 6));
+  y = fma(y, f, set1(0.5f));
+  y = fma(y, f, set1(1.0f));
+  y = fma(y, f, set1(1.0f));
+  return mul(y, pow2(n));
+}
+
+JT_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
+
+JT_INLINE f32v tanh(f32v x) { return sub(mul(set1(2.0f), sigmoid(add(x, x))), set1(1.0f)); }
+
+// Φ(x) = ½(1 + erf(x/√2)), absolute error below 2e-7 (Abramowitz & Stegun 7.1.26).
+JT_INLINE f32v normal_cdf(f32v x) {
+  const f32v a = max(x, sub(zero(), x));  // |x|
+  const f32v t = div(set1(1.0f), fma(a, set1(0.3275911f * 0.70710678f), set1(1.0f)));
+  f32v y = set1(1.061405429f);
+  y = fma(y, t, set1(-1.453152027f));
+  y = fma(y, t, set1(1.421413741f));
+  y = fma(y, t, set1(-0.284496736f));
+  y = fma(y, t, set1(0.254829592f));
+  const f32v tail = mul(mul(mul(y, t), exp(mul(mul(a, a), set1(-0.5f)))), set1(0.5f));  // Φ(−|x|)
+  const f32v upper = sub(set1(1.0f), tail);
+  // x ≥ 0 takes 1 − tail, x < 0 takes tail, without a branch: blend by a 0/1 weight
+  const f32v positive = min(max(mul(x, set1(3e38f)), zero()), set1(1.0f));
+  return fma(positive, sub(upper, tail), tail);
+}
+
+JT_INLINE f32v activate(Act act, float alpha, f32v x) {
+  switch (act) {
+    case Act::none: return x;
+    case Act::relu: return max(x, zero());
+    case Act::relu6: return min(max(x, zero()), set1(6.0f));
+    case Act::silu: return mul(x, sigmoid(x));
+    case Act::hardsigmoid: return min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f));
+    case Act::hardswish: return mul(x, min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f)));
+    case Act::gelu: return mul(x, normal_cdf(x));
+    case Act::gelu_tanh: {
+      const f32v inner = mul(mul(x, set1(0.79788456f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
+      return mul(x, sigmoid(add(inner, inner)));
+    }
+    case Act::sigmoid: return sigmoid(x);
+    case Act::tanh: return tanh(x);
+    case Act::leaky_relu: return fma(min(x, zero()), set1(alpha), max(x, zero()));
+  }
+  return x;
+}
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison
