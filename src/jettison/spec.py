@@ -107,8 +107,8 @@ def _linear(xs: list[Shape], a: Mapping[str, Any]) -> Shape:
 
 def _pool(xs: list[Shape], a: Mapping[str, Any]) -> Shape:
     _image(xs[0])
-    for padded, taps in ((a["pad"][0], a["kernel"][0]), (a["pad"][1], a["kernel"][1])):
-        _need(padded < taps, "padding must be smaller than the window")
+    _need(all(padded < taps for padded, taps in zip(a["pad"], (*a["kernel"], *a["kernel"]))), "padding must be smaller than the window")
+    _need(all(count <= padded for count, padded in zip(a.get("count_pad", ()), a["pad"])), "count_pad must not exceed pad")
     return (*_windows(xs[0], a["kernel"], a["stride"], a["pad"]), xs[0][2])
 
 
