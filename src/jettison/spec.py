@@ -7,7 +7,6 @@ To add a kind: one row here, one function in `reference.py`, one kernel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +19,7 @@ from .graph import VERSION, Graph, Op, weight_shape, window_count
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 LAYOUTS = ("nchw", "plain")
+FLOAT_MAX = float(np.finfo(np.float32).max)  # attributes become float32; NaN fails the comparison too
 MAX_ELEMENTS = 1 << 31  # per sample and tensor; larger ones are surely a damaged file
 
 Shape = tuple[int, ...]
@@ -53,7 +53,7 @@ def _nat(low: int) -> Callable[[Any], bool]:
 
 
 def _float(v: Any) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= FLOAT_MAX
 
 
 def _bool(v: Any) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,30 +21,34 @@ from .cost import Cost
 from .dense import Dense
 from .nm import NM
 
-__all__ = ["Cost", "Dense", "Format", "FORMATS", "NM", "from_json", "parse", "to_json"]
+__all__ = ["FORMATS", "NM", "Cost", "Dense", "Format", "from_json", "parse", "to_json"]
 
 
 @runtime_checkable
 class Format(Protocol):
     """The contract of every format. `w` is a float32 array of shape (k, r, s, c)."""
 
-    @property
-    def kind(self) -> str: ...
+    kind: ClassVar[str]
 
     def check(self, shape: tuple[int, ...], where: str) -> None:
         """Raise FormatError naming `where` unless weights of this (k, r, s, c) can have the format."""
+        ...
 
     def satisfied(self, w: np.ndarray) -> bool:
         """True when `w` already obeys the format, zeros counted by value."""
+        ...
 
     def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
         """Named parts that `decode` turns back into exactly `w`; FormatError unless satisfied."""
+        ...
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
         """The (k, r, s, c) float32 weights; checks every part first (files are untrusted)."""
+        ...
 
     def density(self, shape: tuple[int, ...]) -> float:
         """Kept weights over all weights."""
+        ...
 
 
 FORMATS: dict[str, type] = {
@@ -69,7 +73,7 @@ def to_json(fmt: Format) -> dict[str, Any]:
 
 def from_json(obj: Any, where: str) -> Format:
     """Inverse of `to_json` on untrusted data. Errors: FormatError."""
-    if not isinstance(obj, dict) or obj.get("kind") not in FORMATS:
+    if not isinstance(obj, dict) or not isinstance(obj.get("kind"), str) or obj["kind"] not in FORMATS:
         known = ", ".join(FORMATS)
         raise FormatError(f"{where}: format {obj!r} is not known (known: {known}); was the file made by a newer Jettison?")
     cls = FORMATS[obj["kind"]]
