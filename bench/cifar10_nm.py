@@ -1,0 +1,144 @@
+"""ResNet-20 on CIFAR-10: SR-STE 2:4 and 1:4 against a dense baseline fine-tuned with the same recipe and epochs.
+
+    python bench/cifar10_nm.py --data-dir DATA --weights resnet20.th
+
+One command; run again after a kill it goes on where it was (state in runs/, git-ignored). Per seed: the
+dense network is fine-tuned from the checkpoint, then each pattern is trained from that baseline. Accuracy is that
+of the last epoch on the whole test set. Writes bench/results/cifar10_nm.json after every epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from jettison import zoo
+from jettison.formats import NM
+from jettison.methods import SRSTE, sparsify_
+from jettison.training import Epoch, Recipe, evaluate, fit
+from jettison.training.data import DataSet, load
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "cifar10_nm.json"
+MODEL = "resnet20_cifar"
+PATTERNS = ("2:4", "1:4")
+DECAY = 2e-4
+SPARSE_WEIGHT_DECAY = 5e-5
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    data = load("cifar10", args.data_dir)
+    result = {**describe(args), "start_accuracy": start_accuracy(args, data), "runs": []}
+    for seed in args.seeds:
+        dense = Recipe(epochs=args.epochs, batch=128, lr=0.05, weight_decay=5e-4, bf16=True, seed=seed)
+        folder = args.state / f"seed{seed}"
+        model = zoo.build(MODEL, num_classes=10)
+        zoo.load_weights(model, args.weights)
+        train(result, "dense", seed, model, data, dense, folder)
+        baseline = {k: v.clone() for k, v in model.state_dict().items()}
+        for pattern in PATTERNS:
+            model = zoo.build(MODEL, num_classes=10)
+            model.load_state_dict(baseline)
+            train(result, pattern, seed, model, data, replace(dense, weight_decay=SPARSE_WEIGHT_DECAY), folder)
+    print(json.dumps(result["summary"], indent=1))
+
+
+def train(result: dict, pattern: str, seed: int, model: torch.nn.Module, data: DataSet, recipe: Recipe, folder: Path) -> None:
+    """One run, added to `result` and written; the model ends with plain weights in the pattern."""
+    sparsifier = None if pattern == "dense" else sparsify_(model, NM.parse(pattern), SRSTE(DECAY))
+    checkpoint = folder / f"{pattern.replace(':', '_')}.jettison-checkpoint"
+
+    def on_epoch(e: Epoch) -> None:
+        sad = "" if e.sad is None else f"  SAD {e.sad:.3%}"
+        print(f"seed {seed}  {pattern}  epoch {e.epoch}/{recipe.epochs}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True)
+
+    curve = fit(model, data, recipe, sparsifier, checkpoint=checkpoint, resume=True, on_epoch=on_epoch, progress=False)
+    if sparsifier is not None:
+        sparsifier.finish()
+        finished = evaluate(model, data, bf16=True)
+        if finished != curve[-1].accuracy:
+            raise SystemExit(f"{pattern}: accuracy changed from {curve[-1].accuracy} to {finished} by finish()")
+    result["runs"].append(
+        {"pattern": pattern, "seed": seed, "accuracy": curve[-1].accuracy, "recipe": asdict(recipe), "epochs": [asdict(e) for e in curve]}
+    )
+    result["summary"] = summary(result["runs"])
+    write(result)
+
+
+def summary(runs: list[dict]) -> dict:
+    """Mean over the seeds; loss in percentage points against the dense baseline of the same seed."""
+    dense = {r["seed"]: r["accuracy"] for r in runs if r["pattern"] == "dense"}
+    out = {}
+    for pattern in ("dense", *PATTERNS):
+        mine = {r["seed"]: r["accuracy"] for r in runs if r["pattern"] == pattern}
+        if mine:
+            lost = [100 * (dense[s] - a) for s, a in mine.items()]
+            out[pattern] = {
+                "seeds": sorted(mine),
+                "accuracy_percent": round(100 * sum(mine.values()) / len(mine), 3),
+                "lost_points": round(sum(lost) / len(lost), 3),
+            }
+    return out
+
+
+def describe(args: argparse.Namespace) -> dict:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+    return {
+        "what": "accuracy on the whole CIFAR-10 test set after the last epoch",
+        "model": MODEL,
+        "method": {"kind": "srste", "decay": DECAY},
+        "data": Path(args.data_dir).name,
+        "weights": Path(args.weights).name,
+        "commit": commit,
+        "processor": processor(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "seeds": args.seeds,
+    }
+
+
+def start_accuracy(args: argparse.Namespace, data: DataSet) -> float:
+    """Of the checkpoint as published, before fine-tuning."""
+    model = zoo.build(MODEL, num_classes=10)
+    zoo.load_weights(model, args.weights)
+    return evaluate(model, data)
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def write(result: dict) -> None:
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    temporary = RESULT.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, RESULT)
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data-dir", required=True, help="folder with CIFAR-10 (official binary archive, or train-*/test-*.parquet)")
+    p.add_argument("--weights", required=True, help="state dict to start from")
+    p.add_argument("--epochs", type=int, default=10)
+    p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0, 1], help="comma-separated, default 0,1")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--state", type=Path, default=ROOT / "runs" / "cifar10_nm")
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    main()

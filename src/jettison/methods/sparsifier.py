@@ -1,0 +1,173 @@
+"""The verb `sparsify_` and its handle: a model made sparse in place, to be trained in any loop.
+
+    handle = sparsify_(model, NM(1, 4), method=SRSTE())
+    for x, y in batches:
+        optimizer.zero_grad()
+        scaler.scale(loss(model(x), y)).backward()   # once or, accumulating, several times
+        scaler.unscale_(optimizer)                   # with a gradient scaler
+        clip_grad_norm_(model.parameters(), 1.0)     # if wanted
+        handle.step()                                # ← here: last before the optimizer
+        scaler.step(optimizer); scaler.update()
+    handle.finish()
+
+DistributedDataParallel and `torch.compile` wrap the model after `sparsify_`; an optimizer may be
+built before or after, the parameters stay the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..errors import CheckpointError, FormatError
+from ..formats import Dense, Format, to_json
+from .mask import keep_mask, to_krsc
+from .method import Method, Parametrization
+from .select import LayerChoice, Rule, Select, choose_layers
+from .srste import SRSTE
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Positions whose keep/prune state differs: `count` of `total`."""
+
+    count: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return self.count / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class SAD:
+    """Sparse architecture divergence ‖E_j − E_i‖₁ between two times, in total and per layer."""
+
+    total: Change
+    layers: Mapping[str, Change]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """A Conv2d or Linear, its weights' (k, r, s, c), its format and, where it stayed dense, why."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    reason: str
+
+
+def sparsify_(
+    model: nn.Module,
+    fmt: Format,
+    method: Method | None = None,
+    select: Rule | None = None,
+    remainder: Literal["refuse", "dense"] = "refuse",
+) -> Sparsifier:
+    """Make the selected layers of `model` compute with weights that satisfy `fmt`, from now on.
+
+    method: `SRSTE()` unless given. select: a `Select` or a function (name, module) → bool.
+    remainder: what to do with a selected layer whose channels do not divide: "refuse" or "dense".
+    The model is changed only if every layer fits. Errors: FormatError.
+    """
+    if remainder not in ("refuse", "dense"):
+        raise FormatError(f"remainder must be 'refuse' or 'dense', got {remainder!r}")
+    choices = choose_layers(model, fmt, Select() if select is None else select, remainder)
+    method = SRSTE() if method is None else method
+    handle = Sparsifier(method, fmt, choices)
+    if not method.retrain:
+        handle.finish()
+    return handle
+
+
+class Sparsifier:
+    """Handle of a sparsified model. Made by `sparsify_`."""
+
+    def __init__(self, method: Method, fmt: Format, choices: list[LayerChoice]) -> None:
+        self.method = method
+        self.format = fmt
+        self.finished = False
+        self._choices = choices
+        self._layers: dict[str, nn.Module] = {c.name: c.module for c in choices if c.format is not None}
+        # one entry per parameter: a weight that several modules share is decayed and counted once
+        self._weights: dict[str, tuple[nn.Parameter, Parametrization]] = {}
+        shared: dict[int, Parametrization] = {}
+        for name, module in self._layers.items():
+            weight: Any = module.weight
+            if id(weight) not in shared:
+                shared[id(weight)] = method.parametrization(weight, fmt)
+                self._weights[name] = (weight, shared[id(weight)])
+            parametrize.register_parametrization(module, "weight", shared[id(weight)], unsafe=True)
+        self._snapshot = self.masks()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Add the method's gradient term to `.grad`. Call once per optimizer step: after the last
+        backward, after averaging over processes, `scaler.unscale_` and clipping, before `optimizer.step`.
+
+        Parameters without a gradient (frozen, unused) are left alone, as the optimizer leaves them.
+        """
+        if self.finished:
+            return
+        for weight, p in self._weights.values():
+            if weight.grad is None:
+                continue
+            term = self.method.gradient_term(weight, p.mask(weight))
+            if term is not None:
+                weight.grad.add_(term)
+
+    @torch.no_grad()
+    def masks(self) -> dict[str, Tensor]:
+        """Bool mask per layer, True where a weight is kept, shaped like the weight. A shared weight appears once."""
+        if self.finished:
+            return {name: keep_mask(weight, self.format) for name, (weight, _) in self._weights.items()}
+        return {name: p.mask(weight).clone() for name, (weight, p) in self._weights.items()}
+
+    def sad(self, since: Mapping[str, Tensor] | None = None) -> SAD:
+        """Divergence of the masks since the last call (first call: since `sparsify_`) or since the given `masks()`."""
+        now = self.masks()
+        before = self._snapshot if since is None else since
+        if since is None:
+            self._snapshot = now
+        layers = {n: Change(int((now[n] != before[n].to(now[n].device)).sum()), now[n].numel()) for n in now}
+        total = Change(sum(c.count for c in layers.values()), sum(c.total for c in layers.values()))
+        return SAD(total, layers)
+
+    def report(self) -> list[LayerReport]:
+        """One entry per Conv2d and Linear, in order of definition."""
+        return [LayerReport(c.name, c.shape, c.format or Dense(), c.reason) for c in self._choices]
+
+    def finish(self) -> dict[str, Format]:
+        """Turn the weights back into plain parameters that satisfy the format, and verify it. Returns {layer: format}.
+
+        Calling it again only verifies. Errors: FormatError naming the first layer that breaks the pattern.
+        """
+        for module in self._layers.values():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        self.finished = True
+        for name, module in self._layers.items():
+            if not self.format.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+                raise FormatError(f"{name}: weights do not satisfy {self.format} after finish(); were they changed from outside?")
+        return dict.fromkeys(self._layers, self.format)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `model.state_dict()` does not hold: the settings, and the masks `sad` compares with."""
+        return {"format": to_json(self.format), "method": self._settings(), "snapshot": self._snapshot}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; load the model's state first. Errors: CheckpointError if the settings differ."""
+        for key, mine in (("format", to_json(self.format)), ("method", self._settings())):
+            if state.get(key) != mine:
+                raise CheckpointError(f"the checkpoint was made with {key} {state.get(key)}, this run uses {mine}; start anew or use the same")
+        if set(state["snapshot"]) != set(self._snapshot):
+            raise CheckpointError("the checkpoint has other sparse layers than this run; use the same select=")
+        self._snapshot = {n: m.clone() for n, m in state["snapshot"].items()}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"kind": self.method.kind, **asdict(self.method)}  # type: ignore[call-overload]

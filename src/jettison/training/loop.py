@@ -1,0 +1,188 @@
+"""The training loop: `fit` trains, `evaluate` measures; both know nothing of methods but `Sparsifier`'s handle."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, DataError, TrainingError
+from ..methods import Sparsifier
+from .checkpoint import load_checkpoint, save_checkpoint
+from .data import Batch, DataSet, Shard, normalise, steps_per_epoch, test_batches, train_batches
+from .distributed import Processes
+from .progress import Bar
+from .recipe import Recipe, make_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """loss: mean over the epoch's training images. accuracy: share of the whole test split, after the epoch.
+
+    sad: share of mask positions that changed during the epoch (None without a sparsifier).
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_s: float
+    seconds: float
+    sad: float | None
+
+
+def fit(
+    model: nn.Module,
+    data: DataSet,
+    recipe: Recipe,
+    sparsifier: Sparsifier | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    processes: Processes = Processes(),
+    progress: bool = True,
+) -> list[Epoch]:
+    """Train `model` in place, on the device it stands on; returns one `Epoch` each.
+
+    checkpoint: file written after every epoch. resume: continue from it if it is there; the
+    continued run is bit-identical to an uninterrupted one (CPU). The sparsifier is stepped, not finished.
+
+    Errors: TrainingError (loss not finite: the last good checkpoint stays), CheckpointError, DataError.
+    """
+    if data.train is None:
+        raise DataError(f"{data.name} has no training split here; add its train files")
+    if teacher is None and recipe.distill > 0:
+        raise TrainingError("recipe: distill needs a teacher network")
+    run = _Run(model, data, recipe, sparsifier, teacher, processes)
+    if resume and checkpoint is not None and checkpoint.is_file():
+        run.restore(load_checkpoint(checkpoint, recipe), checkpoint)
+    with Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
+        while len(run.history) < recipe.epochs:
+            epoch = run.epoch(bar, checkpoint)
+            if checkpoint is not None and processes.is_first:
+                save_checkpoint(checkpoint, run.state(), recipe)
+            if on_epoch is not None and processes.is_first:
+                on_epoch(epoch)
+    model.eval()
+    return run.history
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: DataSet, batch: int = 250, processes: Processes = Processes(), bf16: bool = False) -> float:
+    """Share of the test split that `model` classifies correctly. Leaves the model in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for x, y in test_batches(data, batch, Shard(processes.rank, processes.world)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            scores = model(normalise(x.to(device), data))
+        right += (scores.argmax(1) == y.to(device)).sum()
+    return processes.sum(right).item() / len(data.test)
+
+
+class _Run:
+    """One call of `fit`: what changes while it lasts."""
+
+    def __init__(self, model: nn.Module, data: DataSet, recipe: Recipe, sparsifier: Sparsifier | None, teacher: nn.Module | None, processes: Processes) -> None:  # fmt: skip
+        self.model, self.data, self.recipe, self.sparsifier, self.processes = model, data, recipe, sparsifier, processes
+        self.device = next(model.parameters()).device
+        self.teacher = teacher.to(self.device).eval() if teacher is not None and recipe.distill > 0 else None
+        self.steps = steps_per_epoch(data.train, recipe.batch)  # type: ignore[arg-type]
+        self.shard = processes.shard(min(recipe.batch, len(data.train)))  # type: ignore[arg-type]
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trained = processes.wrap(model, self.device, recipe.sync_batchnorm)
+        self.optimizer = make_optimizer(model, recipe)
+        self.history: list[Epoch] = []
+        torch.manual_seed(recipe.seed * processes.world + processes.rank)  # dropout
+
+    def epoch(self, bar: Bar, checkpoint: Path | None) -> Epoch:
+        number, start = len(self.history), time.perf_counter()
+        self.trained.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        batches = train_batches(self.data, self.recipe.batch, self.recipe.seed, number, self.shard, self.recipe.augment, self.recipe.workers)
+        lr, images = 0.0, 0
+        for i, batch in enumerate(batches):
+            lr = self.recipe.lr_at(number * self.steps + i, self.steps)
+            loss = self.step(batch, lr)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise TrainingError(_not_finite(value, number, i, checkpoint if self.history else None))
+            total += loss
+            images += len(batch[1]) * self.shard.world
+            bar.step(number, value, images / (time.perf_counter() - start))
+        mean = self.processes.sum(total).item() / (self.steps * self.shard.world)
+        speed = images / (time.perf_counter() - start)
+        self.processes.same_buffers(self.model)
+        accuracy = evaluate(self.model, self.data, max(250, self.recipe.batch), self.processes, self.recipe.bf16)
+        sad = self.sparsifier.sad().total.fraction if self.sparsifier is not None else None
+        bar.epoch(accuracy, sad)
+        result = Epoch(number + 1, mean, accuracy, lr, speed, time.perf_counter() - start, sad)
+        self.history.append(result)
+        return result
+
+    def step(self, batch: Batch, lr: float) -> Tensor:
+        x, y = normalise(batch[0].to(self.device, non_blocking=True), self.data), batch[1].to(self.device, non_blocking=True)
+        x = x.contiguous(memory_format=torch.channels_last if self.recipe.channels_last else torch.contiguous_format)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            scores = self.trained(x)
+            target = self.teach(x)
+        loss = self.loss(scores.float(), y, target)
+        loss.backward()
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        if self.sparsifier is not None:
+            self.sparsifier.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def teach(self, x: Tensor) -> Tensor | None:
+        return self.teacher(x).float() if self.teacher is not None else None
+
+    def loss(self, scores: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """(1 − a)·CE(scores, y) + a·T²·KL(softmax(target/T) ‖ softmax(scores/T)): Hinton et al. 2015 (arXiv 1503.02531)."""
+        hard = F.cross_entropy(scores, y, label_smoothing=self.recipe.label_smoothing)
+        if target is None:
+            return hard
+        a, t = self.recipe.distill, self.recipe.temperature
+        soft = F.kl_div(F.log_softmax(scores / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True)
+        return (1 - a) * hard + a * t * t * soft
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict() if self.sparsifier is not None else None,
+            "history": [asdict(e) for e in self.history],
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        if (state["sparsifier"] is None) != (self.sparsifier is None):
+            raise CheckpointError(f"{path} is of a {'dense' if state['sparsifier'] is None else 'sparse'} run, this one is not; remove it to start anew")  # fmt: skip
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as e:
+            raise CheckpointError(f"{path} does not fit the model: {e}") from e
+        if self.sparsifier is not None:
+            self.sparsifier.load_state_dict(state["sparsifier"])
+        self.history = [Epoch(**e) for e in state["history"]]
+        torch.set_rng_state(state["rng"])
+
+
+def _not_finite(value: float, epoch: int, step: int, checkpoint: Path | None) -> str:
+    kept = f"the last good checkpoint is {checkpoint} (epoch {epoch})" if checkpoint else "no checkpoint was written yet"
+    return f"the loss is {value} in epoch {epoch + 1}, step {step + 1}; {kept}; lower the learning rate, add warm-up or check the data"

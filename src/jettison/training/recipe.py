@@ -1,0 +1,95 @@
+"""A training recipe: every number that decides how a network is trained, in one frozen record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ..errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """
+    epochs:           passes over the training split
+    batch:            images per optimizer step, over all processes
+    optimizer:        "sgd" (momentum, Nesterov as set) or "adamw"
+    lr:               peak learning rate
+    warmup_epochs:    linear rise from 0 to `lr`, per step
+    schedule:         "cosine" to 0, per step, or "constant"
+    weight_decay:     L2 term of SGD, decoupled decay of AdamW
+    decay_1d:         also decay biases and normalization weights (1-D parameters)
+    label_smoothing:  share of the target spread over all classes
+    distill:          weight of the teacher's soft labels in the loss, 0 … 1
+    temperature:      softmax temperature of those
+    clip_norm:        largest norm of the whole gradient, 0 for no limit
+    bf16:             autocast to bfloat16
+    channels_last:    NHWC memory layout
+    augment:          random crops and flips
+    sync_batchnorm:   batch statistics over all processes (GPU only)
+    seed:             decides initial order of images and augmentation
+    workers:          decoding processes, for large images only
+    """
+
+    epochs: int = 10
+    batch: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    warmup_epochs: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 5e-5
+    decay_1d: bool = True
+    label_smoothing: float = 0.0
+    distill: float = 0.0
+    temperature: float = 4.0
+    clip_norm: float = 0.0
+    bf16: bool = False
+    channels_last: bool = True
+    augment: bool = True
+    sync_batchnorm: bool = False
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 0, "batch": 1, "lr": 0, "warmup_epochs": 0, "weight_decay": 0, "clip_norm": 0, "workers": 0}
+        for name, low in least.items():
+            if not low <= getattr(self, name) < math.inf:
+                raise TrainingError(f"recipe: {name} must be a number >= {low}, got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing", "distill"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainingError(f"recipe: {name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise TrainingError(f"recipe: temperature must be positive, got {self.temperature}")
+        for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("cosine", "constant"))):
+            if getattr(self, name) not in known:
+                raise TrainingError(f"recipe: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of optimizer step `step` (from 0): warm-up, then lr·(1 + cos(π·t))/2 with t from 0 to 1."""
+        warm = round(self.warmup_epochs * steps_per_epoch)
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        if self.schedule == "constant":
+            return self.lr
+        total = max(1, self.epochs * steps_per_epoch - warm)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / total)))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Parameters in the order of `model.parameters()`, in two groups when 1-D ones are not decayed."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if recipe.decay_1d or p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if not recipe.decay_1d and p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
