@@ -162,8 +162,8 @@ JT_INLINE f32v normal_cdf(f32v x) {
 JT_INLINE f32v activate(Act act, float alpha, f32v x) {
   switch (act) {
     case Act::none: return x;
-    case Act::relu: return max(x, zero());
-    case Act::relu6: return min(max(x, zero()), set1(6.0f));
+    case Act::relu: return max(zero(), x);  // the second operand survives: NaN stays NaN
+    case Act::relu6: return min(set1(6.0f), max(zero(), x));
     case Act::silu: return mul(x, sigmoid(x));
     case Act::hardsigmoid: return min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f));
     case Act::hardswish: return mul(x, min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f)));

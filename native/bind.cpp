@@ -1,0 +1,227 @@
+// The only file that knows Python. jettison.runtime is its only user.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "cpu.h"
+#include "pool.h"
+#include "program.h"
+#include "registry.h"
+
+namespace nb = nanobind;
+using namespace jettison;
+
+namespace {
+
+using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Shapes = std::vector<std::vector<int64_t>>;
+
+Isa isa_of(const std::string& name) {
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
+    if (name == name_of(isa)) return isa;
+  throw std::invalid_argument("unknown instruction set " + name);
+}
+
+const Kernel* kernel_of(const std::string& name, const std::string& isa) {
+  const Kernel* k = find_kernel(name.c_str(), isa_of(isa));
+  if (!k) throw std::invalid_argument("no kernel " + name + " for " + isa);
+  return k;
+}
+
+Act act_of(const std::string& name) {
+  static const char* const names[] = {"none", "relu", "relu6",     "silu",    "hardswish", "hardsigmoid",
+                                      "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu"};
+  for (int i = 0; i < (int)(sizeof names / sizeof *names); ++i)
+    if (name == names[i]) return (Act)i;
+  throw std::invalid_argument("unknown activation " + name);
+}
+
+Shape shape_of(const std::vector<int64_t>& dims) {
+  if (dims.size() > kMaxRank) throw std::invalid_argument("too many dimensions");
+  Shape s{};
+  s.rank = (int)dims.size();
+  for (int i = 0; i < s.rank; ++i) s.d[i] = dims[i];
+  return s;
+}
+
+void set_image(const Shape& s, int64_t& h, int64_t& w, int64_t& c, bool rows) {
+  if (s.rank == 3 && !rows) {
+    h = s.d[0], w = s.d[1], c = s.d[2];
+  } else {  // anything else is rows of the last dimension
+    h = 1, c = s.last(), w = s.size() / c;
+  }
+}
+
+using Ints = std::vector<int64_t>;
+
+// One attribute of spec.py into the fields of the problem.
+void set_attr(Problem& p, const std::string& name, nb::handle v) {
+  const auto two = [&](int64_t& a, int64_t& b) {
+    const Ints x = nb::cast<Ints>(v);
+    a = x.at(0), b = x.at(1);
+  };
+  if (name == "kernel") two(p.r, p.s);
+  else if (name == "stride") two(p.stride_h, p.stride_w);
+  else if (name == "dilation") two(p.dilation_h, p.dilation_w);
+  else if (name == "pad") {
+    const Ints x = nb::cast<Ints>(v);
+    p.pad_t = x.at(0), p.pad_l = x.at(1), p.pad_b = x.at(2), p.pad_r = x.at(3);
+  } else if (name == "count_pad") {
+    const Ints x = nb::cast<Ints>(v);
+    for (int i = 0; i < 4; ++i) p.count_pad[i] = x.at(i);
+  } else if (name == "groups") p.groups = nb::cast<int64_t>(v);
+  else if (name == "act") p.act = act_of(nb::cast<std::string>(v));
+  else if (name == "alpha") p.alpha = nb::cast<float>(v);
+  else if (name == "axis") p.axis = nb::cast<int64_t>(v);
+  else if (name == "start") p.start = nb::cast<int64_t>(v);
+  else if (name == "stop") p.stop = nb::cast<int64_t>(v);
+  else if (name == "step") p.step = nb::cast<int64_t>(v);
+  else if (name == "value") p.value = nb::cast<float>(v);
+  else if (name == "eps") p.eps = nb::cast<float>(v);
+  else if (name == "mode") p.bilinear = nb::cast<std::string>(v) == "bilinear";
+  else if (name == "align_corners") p.align_corners = nb::cast<bool>(v);
+  else if (name == "scale") {
+    const auto x = nb::cast<std::vector<double>>(v);
+    p.scale_h = (float)x.at(0), p.scale_w = (float)x.at(1);
+  } else if (name == "axes") {
+    for (int64_t a : nb::cast<Ints>(v)) p.axes_mask |= int64_t(1) << a;
+  } else if (name == "perm") {
+    const Ints x = nb::cast<Ints>(v);
+    for (size_t i = 0; i < x.size() && i < kMaxRank; ++i) p.perm[i] = x[i];
+  } else if (name == "pads") {
+    const Shapes x = nb::cast<Shapes>(v);
+    for (size_t i = 0; i < x.size() && i < kMaxRank; ++i) p.pads[i][0] = x[i].at(0), p.pads[i][1] = x[i].at(1);
+  } else if (name != "k" && name != "size" && name != "shape" && name != "keepdims") {  // those are in the output shape
+    throw std::invalid_argument("unknown attribute " + name);
+  }
+}
+
+Problem make_problem(const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out, const nb::dict& attrs) {
+  if (in.empty() || in.size() > kMaxInputs)
+    throw std::invalid_argument("an op takes 1 to " + std::to_string(kMaxInputs) + " inputs, got " + std::to_string(in.size()));
+  Problem p;
+  p.n = n;
+  p.inputs = (int)in.size();
+  for (size_t i = 0; i < in.size(); ++i) p.in[i] = shape_of(in[i]);
+  p.out = shape_of(out);
+  const bool linear = kind == "linear";
+  set_image(p.in[0], p.h, p.w, p.c, linear);
+  set_image(p.out, p.p, p.q, p.k, linear);
+  p.residual = (kind == "conv" || linear) && in.size() == 2;
+  for (auto [name, value] : attrs) set_attr(p, nb::cast<std::string>(name), value);
+  return p;
+}
+
+// Constants as the kernels want them; the arrays stay owned by Python while this is used.
+struct ConstantList {
+  std::vector<std::string> roles;
+  std::vector<Array> arrays;
+  std::vector<Constant> items;
+  Constants view;
+
+  ConstantList(const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
+    for (auto [role, value] : parts) {
+      roles.push_back(nb::cast<std::string>(role));
+      arrays.push_back(nb::cast<Array>(value));
+    }
+    for (size_t i = 0; i < roles.size(); ++i) {
+      Constant c{roles[i].c_str(), arrays[i].data(), (int)arrays[i].ndim(), {}};
+      for (int d = 0; d < c.rank && d < kMaxRank; ++d) c.d[d] = (int64_t)arrays[i].shape(d);
+      items.push_back(c);
+    }
+    view = {items.data(), (int)items.size(), nm.first, nm.second};
+  }
+};
+
+std::vector<const void*> check_arrays(const std::vector<Array>& arrays, const std::vector<int64_t>& bytes, const char* what) {
+  if (arrays.size() != bytes.size())
+    throw std::invalid_argument(std::string("wrong number of ") + what + "s: " + std::to_string(arrays.size()));
+  std::vector<const void*> data;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    if ((int64_t)arrays[i].nbytes() != bytes[i])
+      throw std::invalid_argument(std::string(what) + " " + std::to_string(i) + " must have " + std::to_string(bytes[i]) + " bytes, got " +
+                                  std::to_string(arrays[i].nbytes()));
+    data.push_back(arrays[i].data());
+  }
+  return data;
+}
+
+using Operand = std::pair<int, int64_t>;
+using StepTuple = std::tuple<std::shared_ptr<Packed>, Problem*, std::vector<Operand>, Operand>;
+
+std::vector<int64_t> run_program(const Program& program, const std::vector<Array>& in, const std::vector<Array>& out, bool profile) {
+  const auto inputs = check_arrays(in, program.input_bytes(), "input");
+  const auto outputs = check_arrays(out, program.output_bytes(), "output");
+  std::vector<void*> writable;
+  for (const void* o : outputs) writable.push_back(const_cast<void*>(o));
+  std::vector<int64_t> ns(profile ? program.steps() : 0);
+  nb::gil_scoped_release release;
+  program.run(inputs.data(), writable.data(), profile ? ns.data() : nullptr);
+  return ns;
+}
+
+}  // namespace
+
+const void* Constants::find(const char* role) const {
+  for (int i = 0; i < count; ++i)
+    if (std::strcmp(items[i].role, role) == 0) return items[i].data;
+  return nullptr;
+}
+
+NB_MODULE(_native, m) {
+  m.doc() = "Kernels, memory and threads. Use jettison.runtime.";
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (Isa isa : {Isa::avx512, Isa::avx2, Isa::scalar})
+      if (supports(isa)) names.push_back(name_of(isa));
+    return names;
+  }, "Instruction sets that this machine can run, best first.");
+  m.def("kernels", [] {
+    std::vector<std::tuple<std::string, std::string, std::string, std::string>> rows;
+    for (const Kernel* k : kernels()) rows.emplace_back(k->name, k->op, k->format, name_of(k->isa));
+    return rows;
+  }, "(name, op, format, isa) of every kernel, in order of preference.");
+  m.attr("SLACK_BYTES") = kSlack;
+
+  nb::class_<Problem>(m, "Problem", "One op with every size known.")
+      .def("__init__", [](Problem* self, const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out,
+                          const nb::dict& attrs) { new (self) Problem(make_problem(kind, n, in, out, attrs)); },
+           nb::arg("kind"), nb::arg("n"), nb::arg("inputs"), nb::arg("output"), nb::arg("attrs"));
+
+  m.def("accepts", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
+    return kernel_of(name, isa)->accepts(p, ConstantList(parts, nm).view);
+  }, nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0));
+  m.def("cost", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
+    const Kernel* k = kernel_of(name, isa);
+    return k->cost ? k->cost(p, ConstantList(parts, nm).view) : 0.0;
+  }, nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0),
+        "Modelled cycles of one core.");
+
+  nb::class_<Packed>(m, "Packed", "One op's constants in its kernel's own layout.")
+      .def("__init__", [](Packed* self, const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts,
+                          std::pair<int64_t, int64_t> nm) { new (self) Packed(kernel_of(name, isa), p, ConstantList(parts, nm).view); },
+           nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0))
+      .def_prop_ro("bytes", [](const Packed& p) { return p.data.bytes(); });
+
+  nb::class_<Pool>(m, "Pool", "Threads that run one loop at a time.").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::threads);
+
+  nb::class_<Program>(m, "Program", "A network made ready for one batch size. Operands are (space, place): 0 arena, 1 input, 2 output.")
+      .def("__init__", [](Program* self, std::shared_ptr<Pool> pool, const std::vector<StepTuple>& steps, int64_t arena_bytes) {
+        std::vector<Step> list;
+        for (const auto& [packed, problem, in, out] : steps) {
+          Step step{packed, *problem, {}, {out.first, out.second}};
+          for (const Operand& o : in) step.in.push_back({o.first, o.second});
+          list.push_back(std::move(step));
+        }
+        new (self) Program(std::move(pool), std::move(list), arena_bytes);
+      }, nb::arg("pool"), nb::arg("steps"), nb::arg("arena_bytes"))
+      .def("run", &run_program, nb::arg("inputs"), nb::arg("outputs"), nb::arg("profile") = false,
+           "Fill `outputs`; with profile, nanoseconds of each step.");
+}
