@@ -6,11 +6,13 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import MissingExtra, ModelError
@@ -59,15 +61,22 @@ def from_file(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _load(path: Path) -> ModuleType:
+    """Run the file as a module of its own; it may import its neighbours, as a script may."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file; write path/to/file.py:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"jettison_user_{path.stem}"  # cannot hide an installed module
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path}: cannot be read as a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except Exception as e:
+        del sys.modules[name]
         raise ModelError(f"{path}: running the file failed: {type(e).__name__}: {e}") from e
     return module
 
@@ -77,10 +86,24 @@ def _timm() -> ModuleType:
         return importlib.import_module("timm")
     except ImportError as e:
         raise MissingExtra(f"timm:NAME needs timm, which cannot be imported here ({e}); install it with: pip install timm") from e
-    except RuntimeError as e:  # torchvision's compiled operators and torch do not match
+    except RuntimeError:
+        return _timm_without_torchvision_operators()
+
+
+def _timm_without_torchvision_operators() -> ModuleType:
+    """timm beside a torchvision whose compiled operators were made for another PyTorch (CUDA's beside the CPU's).
+
+    Such a torchvision fails to import because it describes two operators that were not loaded. timm
+    takes only Python code from it, so declaring the two (calling them stays an error) is enough.
+    """
+    for operator in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        return importlib.import_module("timm")
+    except RuntimeError as e:
         raise MissingExtra(
-            f"timm:NAME needs timm, and importing it fails inside torchvision ({e}); "
-            "install a torchvision made for this PyTorch: pip install --upgrade --force-reinstall torch torchvision timm"
+            f"timm:NAME needs timm, and importing it fails ({e}); "
+            "install torch, torchvision and timm that belong together: pip install --upgrade torch torchvision timm"
         ) from e
 
 

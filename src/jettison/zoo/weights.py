@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -34,38 +35,51 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     state = {_strip(k): v for k, v in _state_dict(_read(path), path).items()}
     want = model.state_dict()
     _check_fit(want, state, path)
-    model.load_state_dict({**want, **state})
+    try:
+        model.load_state_dict({**want, **state})
+    except RuntimeError as e:  # a sparse or quantized tensor of the right shape
+        raise CheckpointError(f"{path} holds weights that cannot be copied into the model: {e}") from e
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as e:
-            raise CheckpointError(f"{path}: truncated or corrupt, or not a safetensors file ({e}); fetch or save it again") from e
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; a file that cannot be read gets our own message
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        if "weights_only" not in str(e):
-            raise _corrupt(path, e) from e
+        raise _unsafe(path, e) from e
+    except Exception as e:  # on damaged bytes the readers raise nearly every class
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(
-            f"{path}: unsafe: it holds Python objects, and reading those would run code from the file. Load it where you "
-            "trust it, and re-save its state dict with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            f"{path}: truncated or corrupt, or not a checkpoint ({reason}); fetch or save it again, "
+            "as .safetensors or by torch.save(model.state_dict(), …)"
         ) from e
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        raise _corrupt(path, e) from e
 
 
-def _corrupt(path: Path, e: Exception) -> CheckpointError:
-    reason = (str(e).splitlines() or [type(e).__name__])[0]
-    return CheckpointError(f"{path}: truncated or corrupt, or not a PyTorch file ({reason}); fetch or save it again")
+def _unsafe(path: Path, e: pickle.UnpicklingError) -> CheckpointError:
+    called = re.search(r"GLOBAL (\S+)", str(e))
+    if called:
+        what = f"unsafe, not loaded: reading this pickle would run code ({called[1]})"
+    else:
+        what = "not loaded: corrupt, or a pickle that could run code when read, which would be unsafe; fetch it again"
+    return CheckpointError(
+        f"{path}: {what}. If you trust it, load it elsewhere and re-save its weights: "
+        "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+    )
 
 
 def _state_dict(loaded: Any, path: Path) -> Mapping[str, Tensor]:
-    for candidate in [loaded.get(k) for k in NESTED] + [loaded] if isinstance(loaded, Mapping) else []:
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(v, Tensor) for v in candidate.values()):
-            return candidate
+    if isinstance(loaded, Mapping):
+        for candidate in (*(loaded.get(k) for k in NESTED), loaded):
+            if isinstance(candidate, Mapping) and candidate and all(_is_weight(k, v) for k, v in candidate.items()):
+                return candidate
     raise CheckpointError(f"{path}: no state dict at the top or under {', '.join(NESTED)}; save model.state_dict()")
+
+
+def _is_weight(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _strip(key: str) -> str:
