@@ -1,0 +1,36 @@
+"""PyTorch's compiler, Inductor: weights frozen into the program, channels-last, inference mode.
+
+https://docs.pytorch.org/docs/stable/torch.compiler.html
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch._inductor.config
+
+from ..graph import Graph
+from . import Run
+from .torch_model import TorchModel
+
+
+def prepare(graph: Graph, inputs: tuple[np.ndarray, ...], element: str, threads: int) -> Run:
+    torch.set_num_threads(threads)
+    torch._inductor.config.freezing = True
+    model = TorchModel(graph).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tensors = tuple(_last(torch.from_numpy(x)) for x in inputs)
+    bf16 = element == "bf16"
+    compiled = torch.compile(model)
+
+    @torch.inference_mode()
+    def run() -> tuple[np.ndarray, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = compiled(*tensors)
+        return tuple(y.float().numpy() for y in outputs)
+
+    run()  # compiles
+    return run
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
