@@ -9,17 +9,10 @@
 //           weights are large, their pixels when the weights are small.
 //   tile:   PB pixels × OB·W output channels, all sums in registers.
 #pragma once
-#include "vec.h"
+#include "jobs.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
-
-JT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-JT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-JT_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
-
-// Part i of n items cut into `parts` nearly equal pieces starts here.
-JT_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
 // How the p·q × k output of each image is cut. ob_max vectors of channels and pb_max pixels per tile.
 struct Cut {
@@ -107,21 +100,21 @@ __attribute__((noinline, unused)) static void activate_rows(const Problem& a, fl
     }
 }
 
-// out[pixel][channel] = act(acc + residual) for `width` channels of PB pixels; bias is already in acc.
+// out[pixel][channel] = act(acc + residual) for `width` channels of the first `live` pixels; bias is already in acc.
 // relu, relu6 and none are a clamp. max(low, x) keeps a NaN in x visible.
 template <int PB, int OB>
-JT_INLINE void finish(const Problem& a, f32v (&acc)[PB][OB], float* out, const float* residual, int64_t width) {
+JT_INLINE void finish(const Problem& a, f32v (&acc)[PB][OB], float* out, const float* residual, int64_t width, int64_t live = PB) {
   const bool clamp = a.act == Act::none || a.act == Act::relu || a.act == Act::relu6;
   const f32v low = set1(a.act == Act::relu || a.act == Act::relu6 ? 0.0f : -INFINITY);
   const f32v high = set1(a.act == Act::relu6 ? 6.0f : INFINITY);
-  for (int i = 0; i < PB; ++i)
+  for (int i = 0; i < PB && i < live; ++i)
     for (int o = 0; o < OB; ++o) {
       const int64_t left = width - o * W;
       f32v v = acc[i][o];
       if (residual) v = add(v, load_first(residual + i * a.k + o * W, left));
       store_first(out + i * a.k + o * W, min(high, max(low, v)), left);
     }
-  if (!clamp) activate_rows(a, out, PB, width);
+  if (!clamp) activate_rows(a, out, live, width);
 }
 
 }  // namespace JETTISON_ISA_NAME

@@ -1,6 +1,7 @@
 // Vectors of floats for one instruction set. JETTISON_ISA_NAME (scalar, avx2, avx512) is defined by the
 // build for each copy of a kernel file; everything lives in jettison::JETTISON_ISA_NAME, so the copies
 // never mix. `W` lanes; the loads and stores that take a count touch only that many floats.
+// The functions stand in a namespace of their own, so that a kernel may be called `add` too.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -16,6 +17,7 @@
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
+namespace vec {
 
 #if defined(JETTISON_AVX512)
 
@@ -86,46 +88,59 @@ JT_INLINE float sum(f32v v) {
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
-#else  // scalar: four floats and plain loops, any processor
+#else  // scalar: four floats as the compiler's own vectors, any processor
 
 constexpr Isa kIsa = Isa::scalar;
 constexpr int W = 4;
 constexpr int kRegisters = 16;
-struct f32v {
-  float v[W];
-};
+typedef float f32v __attribute__((vector_size(4 * sizeof(float))));
 
 #define JT_LANES(expr)                      \
   f32v o;                                   \
-  for (int i = 0; i < W; ++i) o.v[i] = (expr); \
+  for (int i = 0; i < W; ++i) o[i] = (expr); \
   return o
-JT_INLINE f32v set1(float x) { JT_LANES(x); }
-JT_INLINE f32v zero() { return set1(0.0f); }
-JT_INLINE f32v load(const float* p) { JT_LANES(p[i]); }
-JT_INLINE f32v load_first(const float* p, int64_t n) { JT_LANES(i < n ? p[i] : 0.0f); }
-JT_INLINE void store(float* p, f32v v) { std::memcpy(p, v.v, sizeof v.v); }
-JT_INLINE void store_first(float* p, f32v v, int64_t n) {
-  for (int i = 0; i < W && i < n; ++i) p[i] = v.v[i];
+JT_INLINE f32v set1(float x) { return f32v{x, x, x, x}; }
+JT_INLINE f32v zero() { return f32v{}; }
+JT_INLINE f32v load(const float* p) {
+  f32v o;
+  std::memcpy(&o, p, sizeof o);
+  return o;
 }
-JT_INLINE f32v fma(f32v a, f32v b, f32v c) { JT_LANES(a.v[i] * b.v[i] + c.v[i]); }
-JT_INLINE f32v add(f32v a, f32v b) { JT_LANES(a.v[i] + b.v[i]); }
-JT_INLINE f32v sub(f32v a, f32v b) { JT_LANES(a.v[i] - b.v[i]); }
-JT_INLINE f32v mul(f32v a, f32v b) { JT_LANES(a.v[i] * b.v[i]); }
-JT_INLINE f32v div(f32v a, f32v b) { JT_LANES(a.v[i] / b.v[i]); }
+JT_INLINE f32v load_first(const float* p, int64_t n) {
+  if (n >= W) return load(p);
+  JT_LANES(i < n ? p[i] : 0.0f);
+}
+JT_INLINE void store(float* p, f32v v) { std::memcpy(p, &v, sizeof v); }
+JT_INLINE void store_first(float* p, f32v v, int64_t n) {
+  if (n >= W) return store(p, v);
+  for (int i = 0; i < W && i < n; ++i) p[i] = v[i];
+}
+JT_INLINE f32v fma(f32v a, f32v b, f32v c) { return a * b + c; }
+JT_INLINE f32v add(f32v a, f32v b) { return a + b; }
+JT_INLINE f32v sub(f32v a, f32v b) { return a - b; }
+JT_INLINE f32v mul(f32v a, f32v b) { return a * b; }
+JT_INLINE f32v div(f32v a, f32v b) { return a / b; }
 // like maxps and minps: the second operand when one is NaN
-JT_INLINE f32v max(f32v a, f32v b) { JT_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
-JT_INLINE f32v min(f32v a, f32v b) { JT_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
-JT_INLINE f32v floor(f32v a) { JT_LANES(::floorf(a.v[i])); }
-JT_INLINE f32v pow2(f32v n) { JT_LANES(::ldexpf(1.0f, (int)n.v[i])); }
-JT_INLINE f32v permute(const uint8_t* index, f32v v) { JT_LANES(v.v[index[i]]); }
-JT_INLINE float sum(f32v v) { return (v.v[0] + v.v[2]) + (v.v[1] + v.v[3]); }
+JT_INLINE f32v max(f32v a, f32v b) { return a > b ? a : b; }
+JT_INLINE f32v min(f32v a, f32v b) { return a < b ? a : b; }
+JT_INLINE f32v floor(f32v a) { JT_LANES(::floorf(a[i])); }
+JT_INLINE f32v pow2(f32v n) {
+  f32v o;
+  for (int i = 0; i < W; ++i) {
+    const int32_t bits = n[i] >= -126 ? ((int32_t)n[i] + 127) << 23 : 0;  // 0 for NaN too
+    std::memcpy((char*)&o + 4 * i, &bits, 4);
+  }
+  return o;
+}
+JT_INLINE f32v permute(const uint8_t* index, f32v v) { JT_LANES(v[index[i]]); }
+JT_INLINE float sum(f32v v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #undef JT_LANES
 
 #endif
 
-// e^x, relative error below 2e-7; saturates outside ±87. x = n·ln2 + f, |f| ≤ ln2/2, Taylor to f^6.
+// e^x, relative error below 3e-7; saturates outside ±87. x = n·ln2 + f, |f| ≤ ln2/2, Taylor to f^6.
 JT_INLINE f32v exp(f32v x) {
-  x = min(max(x, set1(-87.0f)), set1(87.0f));
+  x = min(set1(87.0f), max(set1(-87.0f), x));
   const f32v n = floor(fma(x, set1(1.44269504f), set1(0.5f)));
   f32v f = fma(n, set1(-0.693359375f), x);
   f = fma(n, set1(2.12194440e-4f), f);
@@ -141,9 +156,25 @@ JT_INLINE f32v exp(f32v x) {
 
 JT_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
 
-JT_INLINE f32v tanh(f32v x) { return sub(mul(set1(2.0f), sigmoid(add(x, x))), set1(1.0f)); }
+// x · P(x²) / Q(x²), a rational minimax fit on |x| ≤ 7.9, ±1 outside; relative error below 5e-7, for small x too.
+JT_INLINE f32v tanh(f32v x) {
+  x = min(set1(7.90531111f), max(set1(-7.90531111f), x));
+  const f32v u = mul(x, x);
+  f32v p = set1(-2.76076847742355e-16f);
+  p = fma(p, u, set1(2.00018790482477e-13f));
+  p = fma(p, u, set1(-8.60467152213735e-11f));
+  p = fma(p, u, set1(5.12229709037114e-08f));
+  p = fma(p, u, set1(1.48572235717979e-05f));
+  p = fma(p, u, set1(6.37261928875436e-04f));
+  p = fma(p, u, set1(4.89352455891786e-03f));
+  f32v q = set1(1.19825839466702e-06f);
+  q = fma(q, u, set1(1.18534705686654e-04f));
+  q = fma(q, u, set1(2.26843463243900e-03f));
+  q = fma(q, u, set1(4.89352518554385e-03f));
+  return div(mul(x, p), q);
+}
 
-// Φ(x) = ½(1 + erf(x/√2)), absolute error below 2e-7 (Abramowitz & Stegun 7.1.26).
+// Φ(x) = ½(1 + erf(x/√2)), absolute error below 3e-7 (Abramowitz & Stegun 7.1.26).
 JT_INLINE f32v normal_cdf(f32v x) {
   const f32v a = max(x, sub(zero(), x));  // |x|
   const f32v t = div(set1(1.0f), fma(a, set1(0.3275911f * 0.70710678f), set1(1.0f)));
@@ -159,14 +190,15 @@ JT_INLINE f32v normal_cdf(f32v x) {
   return fma(positive, sub(upper, tail), tail);
 }
 
+// A NaN stays visible: max and min give their second operand when one is NaN.
 JT_INLINE f32v activate(Act act, float alpha, f32v x) {
   switch (act) {
     case Act::none: return x;
     case Act::relu: return max(zero(), x);  // the second operand survives: NaN stays NaN
     case Act::relu6: return min(set1(6.0f), max(zero(), x));
     case Act::silu: return mul(x, sigmoid(x));
-    case Act::hardsigmoid: return min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f));
-    case Act::hardswish: return mul(x, min(max(fma(x, set1(1.0f / 6), set1(0.5f)), zero()), set1(1.0f)));
+    case Act::hardsigmoid: return min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f))));
+    case Act::hardswish: return mul(x, min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f)))));
     case Act::gelu: return mul(x, normal_cdf(x));
     case Act::gelu_tanh: {
       const f32v inner = mul(mul(x, set1(0.79788456f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
@@ -174,10 +206,12 @@ JT_INLINE f32v activate(Act act, float alpha, f32v x) {
     }
     case Act::sigmoid: return sigmoid(x);
     case Act::tanh: return tanh(x);
-    case Act::leaky_relu: return fma(min(x, zero()), set1(alpha), max(x, zero()));
+    case Act::leaky_relu: return fma(min(zero(), x), set1(alpha), max(zero(), x));
   }
   return x;
 }
 
+}  // namespace vec
+using namespace vec;
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -1,0 +1,43 @@
+// How an op is cut into jobs that threads may run in any order, and the arithmetic for it.
+#pragma once
+#include "vec.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+
+JT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+JT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+JT_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+JT_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+
+// Part i of n items cut into `parts` nearly equal pieces starts here.
+JT_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
+struct Range {
+  int64_t begin, end;
+};
+
+JT_INLINE Range range(int64_t n, int64_t parts, int64_t i) { return {part(n, parts, i), part(n, parts, i + 1)}; }
+
+// Cycles of one core to read and write this many floats that lie in its second-level cache or beyond: 16 bytes a cycle.
+JT_INLINE double memory_cycles(double floats) { return floats / 4; }
+
+// A job is about 10 µs of one core, so that starting it costs little.
+constexpr double kJobCycles = 32768;
+
+// Jobs for `cycles` of work that falls into `most` pieces at best. Few jobs are a power of two: they share evenly.
+JT_INLINE int64_t job_count(double cycles, int64_t most) {
+  int64_t jobs = 1;
+  while (jobs < 16 && (double)jobs * kJobCycles < cycles) jobs *= 2;
+  if (jobs == 16) jobs = max64(jobs, (int64_t)(cycles / kJobCycles));
+  return min64(jobs, max64(most, 1));
+}
+
+// Job i of element-wise work on n floats: whole cache lines, so that no two threads write the same one.
+JT_INLINE Range elements(int64_t n, int64_t jobs, int64_t i) {
+  const Range lines = range(ceil_div(n, 16), jobs, i);
+  return {lines.begin * 16, min64(lines.end * 16, n)};
+}
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison
