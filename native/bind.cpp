@@ -7,7 +7,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
 #include <stdexcept>
 
 #include "cpu.h"
@@ -168,12 +167,6 @@ std::vector<int64_t> run_program(const Program& program, const std::vector<Array
 }
 
 }  // namespace
-
-const void* Constants::find(const char* role) const {
-  for (int i = 0; i < count; ++i)
-    if (std::strcmp(items[i].role, role) == 0) return items[i].data;
-  return nullptr;
-}
 
 NB_MODULE(_native, m) {
   m.doc() = "Kernels, memory and threads. Use jettison.runtime.";

@@ -35,6 +35,12 @@ const std::vector<const Kernel*>& kernels() {
   return all;
 }
 
+const void* Constants::find(const char* role) const {
+  for (int i = 0; i < count; ++i)
+    if (std::strcmp(items[i].role, role) == 0) return items[i].data;
+  return nullptr;
+}
+
 const Kernel* find_kernel(const char* name, Isa isa) {
   for (const Kernel* k : kernels())
     if (k->isa == isa && std::strcmp(k->name, name) == 0) return k;
