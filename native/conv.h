@@ -14,13 +14,13 @@
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 
-// How the p·q × k output of each image is cut. ob_max vectors of channels and pb_max pixels per tile.
+// How the p·q × k output of each image is cut.
 struct Cut {
   int64_t pixels, pixel_blocks, channel_blocks, block_width;
   bool channels_first;  // jobs in order: all pixels of one channel block, then the next block
 };
 
-// weight_bytes: packed size of all weights. Blocks of pixels hold whole tiles of up to pb_max.
+// block_width: channels per block. pb_max: pixels per tile. weight_bytes: packed size of all weights.
 JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t pb_max, int64_t weight_bytes) {
   Cut c;
   c.pixels = a.p * a.q;
@@ -30,9 +30,7 @@ JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t pb_max, int64_t
   const int64_t want = ceil_div(32, c.channel_blocks * a.n);            // enough jobs to balance
   const int64_t by_size = ceil_div(c.pixels * a.c * 4, 192 << 10);      // a block's input stays in the cache
   const int64_t most = ceil_div(c.pixels, 4 * pb_max);                   // not less than four tiles a job
-  const int64_t wish = want > by_size && !c.channels_first ? want : (c.channels_first ? want : by_size);
-  c.pixel_blocks = wish > most ? most : wish;
-  if (c.pixel_blocks < 1) c.pixel_blocks = 1;
+  c.pixel_blocks = max64(1, min64(most, c.channels_first ? want : max64(want, by_size)));
   return c;
 }
 
