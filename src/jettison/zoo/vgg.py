@@ -39,8 +39,10 @@ class VGG(nn.Module):
             nn.Linear(width, num_classes),
         )
         for m in self.modules():
-            if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
+            if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(m, nn.Linear):
+                nn.init.normal_(m.weight, std=0.01)
                 nn.init.zeros_(m.bias)
 
     def forward(self, x: Tensor) -> Tensor:
