@@ -228,7 +228,8 @@ class Session:
         rng = np.random.default_rng(0)
         inputs = [rng.standard_normal(self._shape(t, 1), np.float32) for t in op.inputs]
         out = np.empty(self._shape(op.outputs[0], 1), np.float32)
-        step = (packed, size, [(_ARENA, p) for p in (offsets := _offsets(inputs, out))[:-1]], (_OUTPUT, 0))
+        offsets = _offsets(inputs, out)
+        step = (packed, size, [(_ARENA, at) for at in offsets[:-1]], (_OUTPUT, 0))
         program = _native.Program(self._pool, [step], offsets[-1])
         times = []
         start = time.perf_counter()
