@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet -c constraints.txt $(PIP_FLAGS)
+INSTALL := $(PIP) install --quiet --quiet --no-compile -c constraints.txt $(PIP_FLAGS)
 NATIVE := $(wildcard native/* native/kernels/*)
 CPP := $(filter %.cpp %.h,$(NATIVE))
 
