@@ -39,5 +39,19 @@ JT_INLINE Range elements(int64_t n, int64_t jobs, int64_t i) {
   return {lines.begin * 16, min64(lines.end * 16, n)};
 }
 
+// Work on rows of c channels: whole rows per job while there are enough of them, else rows cut across their channels.
+struct Grid {
+  int64_t rows, c, row_parts, channel_parts;
+  int64_t jobs() const { return row_parts * channel_parts; }
+  Range row_range(int64_t job) const { return range(rows, row_parts, job / channel_parts); }
+  Range channels(int64_t job) const { return elements(c, channel_parts, job % channel_parts); }
+};
+
+JT_INLINE Grid grid(double cycles, int64_t rows, int64_t c) {
+  const int64_t jobs = job_count(cycles, rows * ceil_div(c, 64));
+  if (jobs <= rows) return {rows, c, jobs, 1};
+  return {rows, c, rows, ceil_div(jobs, rows)};
+}
+
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison
