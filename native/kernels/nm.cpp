@@ -11,7 +11,7 @@
 // once for all PB pixels of a tile. Where groups straddle windows (M = 3, 5, 6 …) Q is the largest
 // count in the block and the rest is filled with zero values: still right, less fast.
 //
-//   packed: zeros | bias | per block: counts (r·s·windows bytes) | per window, q, vector: W index bytes, W values
+//   packed: bytes of a block | zeros | bias | per block: counts (r·s·windows bytes) | per window, q, vector: W index bytes, W values
 #include "../conv.h"
 
 namespace jettison {
@@ -74,26 +74,28 @@ int64_t count(const Problem& a, const Constants& c, int64_t block, int64_t step)
   return most;
 }
 
-// Room for every group full: the windows a group touches can hold at most min(W, …) kept weights each.
+// The most one output channel can keep in a window: every group that touches it, full.
 int64_t most_per_window(const Problem& a, int64_t n, int64_t m) {
-  const int64_t groups = m <= W ? ceil_div(W + m - 1, m) - (W % m == 0 ? ceil_div(m - 1, m) : 0) : 2;
+  const int64_t groups = W % m == 0 ? W / m : m % W == 0 ? 1 : (W + m - 2) / m + 1;
   return min64(min64(groups * n, W), a.c);
 }
 
-int64_t block_bytes(const Problem& a, int64_t n, int64_t m) { return counts_bytes(a) + align64(steps(a) * most_per_window(a, n, m) * kVectors * kEntry); }
+int64_t block_bytes(const Problem& a, int64_t n, int64_t m) {
+  return counts_bytes(a) + align64(steps(a) * most_per_window(a, n, m) * kVectors * kEntry);
+}
 
-// The run needs the block size without the constants: it is kept in the first bytes of the zeros' slack.
-int64_t header_bytes() { return 64; }
+// Bytes of a block, which depend on n and m: run knows only the problem and reads them here.
+constexpr int64_t kHeaderBytes = 64;
 
 int64_t packed_bytes(const Problem& a, const Constants& c) {
-  return header_bytes() + zeros_bytes(a) + bias_bytes(a) + blocks(a) * block_bytes(a, c.n, c.m);
+  return kHeaderBytes + zeros_bytes(a) + bias_bytes(a) + blocks(a) * block_bytes(a, c.n, c.m);
 }
 
 void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   const int64_t stride = block_bytes(a, c.n, c.m);
   std::memcpy(packed, &stride, sizeof stride);
-  uint8_t* bias = (uint8_t*)packed + header_bytes() + zeros_bytes(a);
+  uint8_t* bias = (uint8_t*)packed + kHeaderBytes + zeros_bytes(a);
   if (const void* b = c.find("bias")) std::memcpy(bias, b, a.k * 4);
   for (int64_t block = 0; block < blocks(a); ++block) {
     uint8_t* counts = bias + bias_bytes(a) + block * stride;
@@ -115,10 +117,8 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   }
 }
 
-Cut plan(const Problem& a, int64_t block_stride) { return cut(a, kWidth, kPixels, blocks(a) * block_stride); }
-
-// jobs must not depend on packed data: one quarter of the dense size stands for the weights.
-Cut plan(const Problem& a) { return plan(a, steps(a) * W * kWidth); }
+// The cut must not depend on n and m either: one byte per dense weight stands for the packed size.
+Cut plan(const Problem& a) { return cut(a, kWidth, kPixels, a.r * a.s * a.c * a.k); }
 
 int64_t jobs(const Problem& a) {
   const Cut c = plan(a);
@@ -199,7 +199,7 @@ void run(const Call& call, int64_t job) {
   const Piece at = piece(c, job);
   int64_t stride;
   std::memcpy(&stride, call.packed, sizeof stride);
-  const uint8_t* zeros = (const uint8_t*)call.packed + header_bytes();
+  const uint8_t* zeros = (const uint8_t*)call.packed + kHeaderBytes;
   const uint8_t* bias = zeros + zeros_bytes(a);
   const int64_t first = at.block * kWidth, image_out = at.image * a.p * a.q * a.k;
   Block b;

@@ -1,0 +1,211 @@
+"""Session: right answers, any batch, many threads, no growth, clear errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import graphs
+import numpy as np
+import pytest
+
+from jettison import _native, reference
+from jettison.errors import InputError, KernelError
+from jettison.file import save
+from jettison.formats import NM, Dense
+from jettison.graph import Graph, Op, TensorSpec
+from jettison.plan import plan
+from jettison.runtime import Session, isas
+
+ISAS = isas()
+
+
+def images(graph: Graph, n: int, seed: int = 0) -> np.ndarray:
+    h, w, c = graph.tensors[graph.inputs[0]].shape
+    return np.random.default_rng(seed).standard_normal((n, c, h, w)).astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("fmt", [Dense(), NM(2, 4), NM(1, 8), NM(3, 4)], ids=str)
+def test_equals_the_reference_at_any_batch(isa: str, fmt) -> None:
+    graph = graphs.small(fmt)
+    session = Session(graph, isa=isa, threads=2)
+    for n in (1, 3, 1, 5, 2, 4, 6):  # more sizes than stay prepared
+        x = images(graph, n, seed=n)
+        (want,) = reference.run(graph, x)
+        got = session.run(x)
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_runs_from_a_file_and_says_what_runs(tmp_path) -> None:
+    graph = graphs.small(NM(2, 4))
+    save(graph, tmp_path / "net.jettison")
+    session = Session(tmp_path / "net.jettison")
+    x = images(graph, 2)
+    np.testing.assert_allclose(session.run(x), reference.run(graph, x)[0], rtol=0, atol=1e-4)
+    rows = {layer.name: layer for layer in session.layers()}
+    assert rows["b"].format == "2:4"
+    assert {c.kernel for c in rows["b"].candidates} == {"nm", "dense"}  # dense is always a candidate
+    assert rows["b"].cost is not None and rows["b"].cost.macs == 5 * 6 * 8 * 3 * 3 * 8 // 2
+    assert [t.name for t in session.profile(x, runs=2)] == ["input:x", "a", "b", "c", "d", "output:yd"]
+
+
+@pytest.mark.parametrize("kernel", ["dense", "nm"])
+def test_a_kernel_can_be_asked_for(kernel: str) -> None:
+    graph = graphs.small(NM(2, 4))
+    session = Session(graph, kernels={"b": kernel})
+    assert [(layer.kernel, layer.reason) for layer in session.layers() if layer.name == "b"] == [(kernel, "asked for")]
+    x = images(graph, 2)
+    np.testing.assert_allclose(session.run(x), reference.run(graph, x)[0], rtol=0, atol=1e-4)
+
+
+def test_tuning_measures_every_candidate() -> None:
+    session = Session(graphs.small(NM(2, 4)), tune=True, threads=1)
+    (row,) = [layer for layer in session.layers() if layer.name == "b"]
+    times = {c.kernel: c.measured_ms for c in row.candidates}
+    assert row.reason == "measured fastest" and times[row.kernel] == min(times.values())
+
+
+def test_isa_from_the_environment(monkeypatch) -> None:
+    monkeypatch.setenv("JETTISON_ISA", "scalar")
+    assert Session(graphs.small()).isa == "scalar"
+    monkeypatch.setenv("JETTISON_ISA", "mmx")
+    with pytest.raises(KernelError, match=r"'mmx' cannot run on this machine.*scalar"):
+        Session(graphs.small())
+
+
+def test_threads_share_a_session_bit_for_bit() -> None:
+    graph = graphs.small(NM(2, 4))
+    session = Session(graph, threads=2)
+    xs = [images(graph, 1 + i % 3, seed=i) for i in range(60)]
+    alone = [session.run(x) for x in xs]
+    together: list = [None] * len(xs)
+
+    def work(start: int) -> None:
+        for i in range(start, len(xs), 4):
+            together[i] = session.run(xs[i])
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    for a, b in zip(alone, together):
+        np.testing.assert_array_equal(a, b)
+    one = Session(graph, threads=1)
+    for x, a in zip(xs, alone):
+        np.testing.assert_array_equal(one.run(x), a)
+
+
+def test_memory_does_not_grow() -> None:
+    def resident_kib() -> int:
+        with open("/proc/self/statm") as f:
+            return int(f.read().split()[1]) * 4
+
+    graph = graphs.small(NM(2, 4))
+    session = Session(graph, threads=2)
+    batches = [images(graph, n) for n in (1, 2, 3, 4, 5, 6, 7)]
+    for x in batches * 20:
+        session.run(x)
+    before = resident_kib()
+    for i in range(10_000):
+        session.run(batches[i % 2 if i % 50 else i % 7])
+    assert resident_kib() - before < 1024
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 4, 5, 7), np.float32), r"shape \(n, 4, 5, 6\).*got \(2, 4, 5, 7\)"),
+        (np.zeros((4, 5, 6), np.float32), r"shape \(n, 4, 5, 6\)"),
+        (np.zeros((0, 4, 5, 6), np.float32), "n >= 1"),
+        (np.array(3, np.float32), "shape"),
+        (np.zeros((1, 4, 5, 6)), r"float32, got float64; convert it"),
+        ([[1.0]], "NumPy array or have __dlpack__, got list"),
+    ],
+)
+def test_wrong_input_is_refused(x, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Session(graphs.small()).run(x)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(InputError, match="takes 1 input"):
+        Session(graphs.small()).run()
+    with pytest.raises(InputError, match="threads"):
+        Session(graphs.small(), threads=0)
+    with pytest.raises(KernelError, match="unknown layer 'nope'"):
+        Session(graphs.small(), kernels={"nope": "dense"})
+    with pytest.raises(KernelError, match=r"layer b: kernel 'nope' does not accept it; these do: dense, nm"):
+        Session(graphs.small(NM(2, 4)), kernels={"b": "nope"})
+
+
+def test_inputs_of_any_memory_order_and_dlpack() -> None:
+    graph = graphs.small()
+    session = Session(graph)
+    x = images(graph, 2)
+    want = session.run(x)
+    np.testing.assert_array_equal(session.run(np.asfortranarray(x)), want)
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(session.run(torch.from_numpy(x)), want)
+    with pytest.raises(InputError, match="DLPack"):
+        session.run(torch.from_numpy(x).requires_grad_())
+
+
+def test_plan_never_overlaps_living_tensors() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        graph = chain_with_skips(rng)
+        layout = plan(graph, 3, 256)
+        last = {t: max([i for i, op in enumerate(graph.ops) if t in op.inputs] + [len(graph.ops) * (t in graph.outputs)]) for t in graph.tensors}
+        for i, op in enumerate(graph.ops):
+            out = op.outputs[0]
+            for t in graph.tensors:
+                born = next((j for j, o in enumerate(graph.ops) if t in o.outputs), -1)
+                if t != out and born < i <= last[t] and op.kind != "reshape":
+                    a, b = layout.places[out], layout.places[t]
+                    assert a + 12 * graph.tensors[out].size + 256 <= b or b + 12 * graph.tensors[t].size + 256 <= a
+        total = sum(12 * t.size + 320 for t in graph.tensors.values())
+        assert layout.arena_bytes <= total
+
+
+def chain_with_skips(rng: np.random.Generator) -> Graph:
+    names = ["t0"]
+    ops = []
+    for i in range(12):
+        a = names[-1]
+        b = names[int(rng.integers(len(names)))]
+        out = f"t{i + 1}"
+        ops.append(Op(f"op{i}", "add", (a, b), (out,), {"act": "none", "alpha": 0.0}))
+        names.append(out)
+    tensors = {t: TensorSpec(t, (7, int(8))) for t in names}
+    return Graph(ops=tuple(ops), tensors=tensors, inputs=("t0",), outputs=(names[-1],))
+
+
+def test_reshape_is_free() -> None:
+    graph = graphs.small()
+    x = TensorSpec("x", (2, 6))
+    y = TensorSpec("y", (12,))
+    op = Op("r", "reshape", ("x",), ("y",), {"shape": (12,)})
+    flat = replace(graph, ops=(op,), tensors={"x": x, "y": y}, inputs=("x",), outputs=("y",), constants={}, layouts={})
+    places = plan(flat, 1, 256).places
+    assert places["x"] == places["y"]
+    data = np.arange(12, dtype=np.float32).reshape(1, 2, 6)
+    np.testing.assert_array_equal(Session(flat).run(data), data.reshape(1, 12))
+
+
+def test_imports_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import jettison, jettison.runtime; print(jettison.Session.__name__)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "Session"
+
+
+def test_native_refuses_operands_outside_the_arena() -> None:
+    shape = [4]
+    size = _native.Problem("reshape", 1, [shape], shape, {"shape": shape})
+    packed = _native.Packed("reshape", ISAS[0], size, {})
+    with pytest.raises(ValueError, match="arena"):
+        _native.Program(_native.Pool(1), [(packed, size, [(0, 64)], (2, 0))], 64)
