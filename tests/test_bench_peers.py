@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphs import small
 from jettison import reference
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.peers import ENGINES, nchw
 from jettison.spec import ACTIVATIONS, KINDS, check, output_shape
-from tests.graphs import small
 
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -88,7 +88,7 @@ def one_op(kind, shapes, attrs, params):
     names = tuple(f"x{i}" for i in range(len(shapes)))
     tensors = dict(zip(names, shapes)) | {"y": output_shape(kind, shapes, attrs, kind)}
     images = [name for name, shape in tensors.items() if len(shape) == 3]
-    layouts = {name: "nchw" for name in images[::2]}
+    layouts = dict.fromkeys(images[::2], "nchw")
     constants = {role: rng.standard_normal(shape).astype(np.float32) for role, shape in params.items()}
     op = Op("op", kind, names, ("y",), attrs, {role: role for role in params})
     graph = check(Graph((op,), {k: TensorSpec(k, v) for k, v in tensors.items()}, names, ("y",), constants, layouts))

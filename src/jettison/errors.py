@@ -55,3 +55,7 @@ class KernelError(JettisonError):
 
 class MissingExtra(JettisonError):
     """A feature needs an optional package that is not installed."""
+
+
+class VerificationError(JettisonError):
+    """Two computations of the same network that must agree do not."""

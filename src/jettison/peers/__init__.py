@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, metadata, util
+from importlib import import_module, util
 
 import numpy as np
 
@@ -28,7 +28,7 @@ Prepare = Callable[[Graph, tuple[np.ndarray, ...], str, int], Run]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One row. `module` stands in this folder; `packages` are what it imports, the first gives the version."""
+    """One row. `module` stands in this folder; `packages` are what it imports."""
 
     module: str
     packages: tuple[str, ...]
@@ -39,10 +39,6 @@ class Engine:
     def missing(self) -> tuple[str, ...]:
         """Packages that are not installed."""
         return tuple(p for p in self.packages if util.find_spec(p) is None)
-
-    @property
-    def version(self) -> str:
-        return metadata.version(self.packages[0])
 
     def refusal(self, element: str) -> str | None:
         """Why this engine cannot run `element` here, or None."""

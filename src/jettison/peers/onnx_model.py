@@ -235,7 +235,7 @@ def _pad(w: _Writer, op: Op) -> str:
     pads = np.zeros((2, 1 + len(op.attrs["pads"])), np.int64)
     for axis, pair in enumerate(op.attrs["pads"]):
         pads[:, held_axis(axis, len(op.attrs["pads"]))] = pair
-    return w.add("Pad", w.inputs(op)[0], w.ints(*pads.ravel()), w.floats(op.attrs["value"]))
+    return w.add("Pad", w.inputs(op)[0], w.ints(*pads.ravel().tolist()), w.floats(op.attrs["value"]))
 
 
 def _upsample(w: _Writer, op: Op) -> str:

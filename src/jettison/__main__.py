@@ -1,0 +1,5 @@
+"""`python -m jettison` is the command `jettison`."""
+
+from .cli import main
+
+main()

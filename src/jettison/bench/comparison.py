@@ -1,0 +1,155 @@
+"""Engines timed against each other: all of them in turns, within one run, on the same input.
+
+Each entrant has a process of its own. They take turns of a few runs with a pause before each, so that
+threads which spin after their last run have gone to sleep; the order shifts by one every round.
+Whatever changes over time (clock, neighbours) then meets all alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import file, reference
+from ..errors import KernelError, MissingExtra, VerificationError
+from ..peers import ENGINES
+from .process import Worker, WorkerFailed
+
+TURN = 5  # runs of one entrant before the next has its turn
+PAUSE_S = 0.2
+TOLERANCE = {"f32": 1e-4, "bf16": 5e-2, "int8": 1e-1}  # largest error / largest output
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """An engine with a network. Entrants with equal `weights` compute the same function and must agree."""
+
+    engine: str
+    element: str
+    pattern: str
+    graph: Path
+    weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One measured entrant."""
+
+    engine: str
+    element: str
+    pattern: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """An entrant that could not be measured, and why."""
+
+    engine: str
+    element: str
+    pattern: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`errors`: by entrant's place in `rows`, largest difference to the reference over its largest output."""
+
+    rows: tuple[Timing, ...]
+    absent: tuple[Absent, ...]
+    errors: tuple[float, ...]
+
+
+def compare(
+    entrants: Sequence[Entrant],
+    inputs: Sequence[np.ndarray],
+    cpus: Sequence[int],
+    runs: int = 60,
+    tell: Callable[[str, float], None] = lambda what, done: None,
+) -> Comparison:
+    """Time every entrant `runs` times with one thread per processor in `cpus`.
+
+    tell: called with what is being done and the finished share, 0 … 1.
+    Errors: VerificationError (outputs disagree), KernelError (Jettison itself fails),
+    MissingExtra (no entrant can run).
+    """
+    with ExitStack() as stack:
+        racing: list[tuple[Entrant, Worker]] = []
+        absent: list[Absent] = []
+        for entrant in entrants:
+            tell(f"loading {entrant.engine} ({entrant.pattern})", 0.0)
+            try:
+                racing.append((entrant, stack.enter_context(_start(entrant, inputs, cpus))))
+            except WorkerFailed as e:
+                absent.append(Absent(entrant.engine, entrant.element, entrant.pattern, str(e)))
+        if not racing:
+            raise MissingExtra("; ".join(f"{a.engine}: {a.reason}" for a in absent) or "there is nothing to measure")
+        tell("checking the outputs", 0.0)
+        errors = _check(racing, inputs)
+        times = _turns(racing, runs, tell)
+    return Comparison(tuple(_timing(e, t) for (e, _), t in zip(racing, times)), tuple(absent), tuple(errors))
+
+
+def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int]) -> Worker:
+    refusal = ENGINES[entrant.engine].refusal(entrant.element)
+    if refusal:
+        raise WorkerFailed(refusal)
+    try:
+        return Worker(entrant.engine, entrant.element, entrant.graph, inputs, cpus)
+    except WorkerFailed as e:
+        if entrant.engine != "jettison":
+            raise
+        if e.expected:
+            raise KernelError(f"jettison ({entrant.pattern}): {e}") from e
+        raise RuntimeError(f"jettison ({entrant.pattern}): {e}") from e
+
+
+def _check(racing: Sequence[tuple[Entrant, Worker]], inputs: Sequence[np.ndarray]) -> list[float]:
+    """The first sample against the reference, all of them against the first entrant with the same weights."""
+    truth: dict[str, tuple[np.ndarray, ...]] = {}
+    whole: dict[str, tuple[np.ndarray, ...]] = {}
+    errors = []
+    for entrant, worker in racing:
+        if entrant.weights not in truth:
+            truth[entrant.weights] = reference.run(file.load(entrant.graph), *(x[:1] for x in inputs))
+            whole[entrant.weights] = worker.outputs
+        error = relative_error([y[:1] for y in worker.outputs], truth[entrant.weights])
+        error = max(error, relative_error(worker.outputs, whole[entrant.weights]))
+        if not error <= TOLERANCE[entrant.element]:  # a NaN is not
+            raise VerificationError(
+                f"{entrant.engine} ({entrant.element}, {entrant.pattern}) gives other outputs than the reference: "
+                f"relative error {error:.2g}, allowed {TOLERANCE[entrant.element]:.0e}; its timing would mean nothing"
+            )
+        errors.append(error)
+    return errors
+
+
+def relative_error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> float:
+    """Largest |got − want| over the largest |want|, of all outputs; infinite for other shapes."""
+    if [g.shape for g in got] != [w.shape for w in want]:
+        return float("inf")
+    return max(float(np.abs(g - w).max() / max(np.abs(w).max(), 1e-30)) for g, w in zip(got, want))
+
+
+def _turns(racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[str, float], None]) -> list[list[float]]:
+    times: list[list[float]] = [[] for _ in racing]
+    for done in range(0, runs, TURN):
+        for place in range(len(racing)):
+            i = (place + done // TURN) % len(racing)
+            tell(f"{racing[i][0].engine} ({racing[i][0].pattern})", (done + TURN * place / len(racing)) / runs)
+            time.sleep(PAUSE_S)
+            times[i] += racing[i][1].times_ms(min(TURN, runs - done))
+    return times
+
+
+def _timing(entrant: Entrant, ms: list[float]) -> Timing:
+    p10, median, p90 = (round(float(v), 4) for v in np.percentile(ms, (10, 50, 90)))
+    return Timing(entrant.engine, entrant.element, entrant.pattern, median, p10, p90, len(ms))

@@ -1,0 +1,111 @@
+"""What is measured: a `.jettison` file, or a network by name with random weights in the pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .. import file
+from ..errors import MissingExtra
+from ..formats import Dense, Format
+from ..graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A graph as it is written for the workers. Networks with equal `weights` compute the same function."""
+
+    pattern: str
+    graph: Graph
+    weights: str
+
+
+def networks(target: str, patterns: list[Format], image_size: int | None, seed: int) -> list[Network]:
+    """Dense first, then one network per pattern.
+
+    A file gives itself, and itself with the weights decoded; `patterns` are for names. Errors: those of
+    `file.load`, of the zoo, of export; FormatError when a pattern fits no layer.
+    """
+    if _is_file(target):
+        graph = file.load(target)
+        own = pattern_of(graph)
+        sparse = [] if own == "dense" else [Network(own, graph, "file")]
+        return [Network("dense", densified(graph), "file"), *sparse]
+    return [Network(str(f), random_graph(target, f, image_size, seed), str(f)) for f in _dense_first(patterns)]
+
+
+def _is_file(target: str) -> bool:
+    return target.endswith(".jettison") or Path(target).is_file()
+
+
+def _dense_first(patterns: list[Format]) -> list[Format]:
+    return [Dense(), *dict.fromkeys(f for f in patterns if f != Dense())]
+
+
+def pattern_of(graph: Graph) -> str:
+    """ "dense", or the patterns of its sparse layers: "1:4", "1:4+2:4"."""
+    found = {str(op.format) for op in graph.ops if op.format != Dense()}
+    return "+".join(sorted(found)) or "dense"
+
+
+def densified(graph: Graph) -> Graph:
+    """The same network with every weight decoded: pruned weights are stored zeros."""
+    constants = dict(graph.constants)
+    ops = []
+    for op in graph.ops:
+        if op.format != Dense():
+            for part in graph.weight_parts(op):
+                del constants[f"{op.params['weight']}.{part}"]
+            constants[op.params["weight"]] = graph.weight(op)
+            op = replace(op, format=Dense())
+        ops.append(op)
+    return replace(graph, ops=tuple(ops), constants=constants)
+
+
+def random_graph(name: str, fmt: Format, image_size: int | None, seed: int) -> Graph:
+    """The network `name` with random weights, one-shot pruned to `fmt`, and activations of ordinary size.
+
+    Convolutions have the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852); one pass over
+    random images sets the statistics of BatchNorm. Layers whose channels do not fit stay dense.
+    """
+    try:
+        import torch
+        from torch import nn
+    except ImportError as e:
+        raise MissingExtra(
+            f"building {name} needs PyTorch; install it with: pip install 'jettison[train]', or give a .jettison file"
+        ) from e
+    from ..export import export
+    from ..methods import ASP, sparsify_
+    from ..zoo import build, default_input
+
+    c, h, w = default_input(name)
+    h, w = (image_size, image_size) if image_size else (h, w)
+    torch.manual_seed(seed)
+    model = build(name, image_size=h, in_channels=c)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    formats = {}
+    if fmt != Dense():
+        formats = sparsify_(model, fmt, ASP(retrain=False), remainder="dense").finish()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average of the batches seen
+    with torch.no_grad():
+        model.train()(torch.randn(4, c, h, w))
+    return export(model.eval(), (c, h, w), formats)
+
+
+def random_inputs(graph: Graph, batch: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Normally distributed float32 inputs in the user's layout."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal((batch, *user_shape(graph, name)), np.float32) for name in graph.inputs)
+
+
+def user_shape(graph: Graph, name: str) -> tuple[int, ...]:
+    """Per sample, as the user sees it: images (c, h, w)."""
+    shape = graph.tensors[name].shape
+    return (shape[2], *shape[:2]) if graph.layouts.get(name) == "nchw" else shape

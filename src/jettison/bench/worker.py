@@ -1,0 +1,64 @@
+"""One engine in a process of its own: `python -m jettison.bench.worker`, spoken to through stdin and stdout.
+
+First message: {engine, element, threads, graph: path of a .jettison file} and the inputs; answer: {} and the
+outputs. Then {runs: n} as often as wanted; answer: {ms: [n times]}. Any failure: {error: text, expected: is it a
+JettisonError}, and the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from ..errors import JettisonError
+from .pipe import receive, send
+
+UNTIMED = 2  # runs at the start of a turn: they wake threads and refill the caches
+
+
+def main() -> None:
+    requests, answers = _private_streams()
+    try:
+        serve(requests, answers)
+    except EOFError:
+        pass  # the other side has what it wanted
+    except Exception as e:
+        expected = isinstance(e, JettisonError)
+        send(answers, {"error": str(e) if expected else f"{type(e).__name__}: {e}", "expected": expected})
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    from .. import file
+    from ..peers import ENGINES
+
+    setup, inputs = receive(requests)
+    prepare = ENGINES[setup["engine"]].prepare()
+    run = prepare(file.load(setup["graph"]), inputs, setup["element"], setup["threads"])
+    send(answers, {}, run())
+    while True:
+        request, _ = receive(requests)
+        for _ in range(UNTIMED):
+            run()
+        send(answers, {"ms": [_time(run) for _ in range(request["runs"])]})
+
+
+def _time(run: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def _private_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Our ends of the two pipes. Engines that print to stdout then print to stderr instead."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return requests, answers
+
+
+if __name__ == "__main__":
+    main()

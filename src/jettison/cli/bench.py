@@ -1,0 +1,135 @@
+"""`jettison bench`: our time and that of other engines, in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .tables import Json, Output, interval
+
+if TYPE_CHECKING:
+    from ..bench.comparison import Comparison, Entrant
+    from ..bench.target import Network
+    from ..formats import Format
+
+ELEMENTS = ("f32", "bf16", "int8")
+
+
+def bench(
+    target: Annotated[
+        str, typer.Argument(help="A .jettison file, or a network by name with random weights: resnet50, timm:NAME, file.py:function.")
+    ],
+    pattern: Annotated[
+        str, typer.Option(help="For a network by name: patterns to prune it to, 'dense' or N:M, several with commas.")
+    ] = "dense",
+    element: Annotated[str, typer.Option(help="Arithmetic: f32, bf16 or int8.")] = "f32",
+    against: Annotated[str, typer.Option(help="Other engines, with commas: inductor, onnxruntime, openvino; 'all' or 'none'.")] = "none",
+    batch: Annotated[int, typer.Option(help="Images per run.", min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads, each on a core of its own. Default: every core.")] = None,
+    runs: Annotated[int, typer.Option(help="Timed runs of every engine.", min=1)] = 60,
+    image_size: Annotated[int | None, typer.Option("--size", help="Height and width for a network by name.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights and inputs.")] = 0,
+    json: Json = None,
+) -> None:
+    """Time a network against other engines on this machine.
+
+    Every engine runs in a process of its own, pinned to the same cores, on the same input; they take turns of
+    a few runs, so that whatever changes over time meets all alike. Before a time counts, the outputs must agree
+    with the reference and with each other.
+
+    Examples:
+
+        jettison bench resnet50 --pattern 1:4,1:16 --against openvino,onnxruntime,inductor --threads 2
+
+        jettison bench model.jettison --against all --batch 8 --json result.json
+    """
+    from ..bench import compare, processors
+    from ..bench.target import networks, random_inputs
+
+    output = Output(json)
+    formats, engines = _patterns(pattern), _engines(against)
+    if element not in ELEMENTS:
+        raise InputError(f"element {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
+    cpus = processors(threads)
+    with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-bench-") as folder:
+        tell(f"building {target}", 0.0)
+        found = networks(target, formats, image_size, seed)
+        inputs = random_inputs(found[0].graph, batch, seed)
+        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell)
+    _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads")
+    output.save(_json(result, target, batch, len(cpus), inputs))
+
+
+def _patterns(text: str) -> list[Format]:
+    """Errors: PatternError."""
+    from ..formats import parse
+
+    return [parse(word.strip()) for word in text.split(",")]
+
+
+def _engines(text: str) -> list[str]:
+    """The peers asked for. Errors: InputError."""
+    from ..peers import ENGINES
+
+    peers = [name for name in ENGINES if name != "jettison"]
+    if text in ("all", "none"):
+        return peers if text == "all" else []
+    names = [word.strip() for word in text.split(",")]
+    for name in names:
+        if name not in peers:
+            raise InputError(f"--against: engine {name!r} is not known; known: {', '.join(peers)}, all, none")
+    return list(dict.fromkeys(names))
+
+
+def _entrants(found: list[Network], engines: list[str], element: str, folder: Path) -> list[Entrant]:
+    """Jettison with every network; the others with the dense one, which is all they can make use of."""
+    from .. import file
+    from ..bench import Entrant
+
+    entrants = []
+    for i, network in enumerate(found):
+        path = folder / f"{i}.jettison"
+        file.save(network.graph, path)
+        names = ["jettison", *engines] if network.pattern == "dense" else ["jettison"]
+        entrants += [Entrant(name, element, network.pattern, path, network.weights) for name in names]
+    return entrants
+
+
+def _show(output: Output, result: Comparison, title: str) -> None:
+    ours = next((r.median_ms for r in result.rows if r.engine == "jettison" and r.pattern == "dense"), None)
+    rows: list[Any] = [
+        (
+            r.engine,
+            r.element,
+            r.pattern,
+            interval(r.median_ms, r.p10_ms, r.p90_ms),
+            f"{ours / r.median_ms:.2f}×" if ours else "",
+            f"{e:.0e}",
+        )
+        for r, e in zip(result.rows, result.errors)
+    ]
+    columns = ("engine", "element", "pattern", ">median ms (p10 – p90)", ">vs our dense", ">error")
+    runs = result.rows[0].runs
+    output.table(title, columns, rows, f"{runs} runs each, in turns; error: largest difference to the reference over its largest output")
+    for a in result.absent:
+        output.say(f"{a.engine} ({a.element}, {a.pattern}) not measured: {a.reason}")
+
+
+def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any) -> dict[str, Any]:
+    from ..bench.machine import provenance
+
+    return {
+        "rows": [asdict(r) for r in result.rows],
+        "absent": [asdict(a) for a in result.absent],
+        "errors": list(result.errors),
+        "model": target,
+        "inputs": [list(x.shape) for x in inputs],
+        "batch": batch,
+        "threads": threads,
+        **provenance(),
+    }

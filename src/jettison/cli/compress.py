@@ -1,0 +1,280 @@
+"""`jettison compress`: the main job. A trained network in; a faster one out, checked and measured."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import __version__
+from .tables import Json, Output, byte_count, check_writable, interval
+
+if TYPE_CHECKING:
+    from ..bench.comparison import Comparison
+    from ..compression import Compressed, Settings
+    from ..graph import Graph
+    from ..training import Epoch
+    from ..training.data import DataSet
+
+EVAL_BATCH = 100
+SLOWEST = 16  # layers in the picture
+DENSE = "dense"
+
+
+def compress(
+    model: Annotated[str, typer.Argument(help="The network: zoo name, timm:NAME, or path/to/file.py:function.")],
+    data: Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10 …, or a folder of class folders or parquet files.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .jettison file to write.")],
+    pattern: Annotated[str, typer.Option(help="N:M keeps N of every M input channels.")] = "1:4",
+    method: Annotated[
+        str, typer.Option(help="How to prune: srste, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
+    ] = "srste",
+    epochs: Annotated[int, typer.Option(help="Epochs of sparse training.", min=0)] = 10,
+    weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
+    dense_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of dense training. Default: none with --weights, else as --epochs.", min=0)
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Distil from these weights of the same network; 'dense' for the baseline itself.")
+    ] = None,
+    distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of sparse training.", min=0)] = 5e-5,
+    decay: Annotated[
+        float | None, typer.Option(help="SR-STE's pull of pruned weights towards zero. Default: the paper's 2e-4.", min=0)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16: faster on processors that have it.")] = False,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Also prune these layers (stem, classifier …); * allowed, may be repeated.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave these layers dense; * allowed, may be repeated.")] = None,
+    remainder: Annotated[str, typer.Option(help="Layers whose channels do not divide by M: 'refuse' or 'dense'.")] = "refuse",
+    size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of training and timing. Default: every core.")] = None,
+    run_batch: Annotated[int, typer.Option(help="Images per run when timing.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs of each network.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder for training checkpoints. Default: OUT.checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")] = False,
+    save_weights: Annotated[Path | None, typer.Option(help="Also write the sparse PyTorch weights, as .safetensors.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the time per layer as a .png (needs matplotlib).")] = None,
+    json: Json = None,
+) -> None:
+    """Make a trained network faster: prune to N:M, retrain, export, check against PyTorch, measure on this machine.
+
+    Ends with one table, dense against compressed: accuracy on the whole test set, median latency, file size. Both
+    networks run in Jettison's own runtime, in turns.
+
+    Examples:
+
+        jettison compress resnet18 --data digits --size 32 --epochs 3 -o digits.jettison
+
+        jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --pattern 2:4 --epochs 15 -o r20.jettison
+
+        jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
+    """
+    import torch
+
+    from ..bench import processors
+    from ..compression import Settings
+    from ..compression import compress as run
+    from ..training.data import load
+
+    output = Output(json)
+    for path in (out, save_weights, plot):
+        if path is not None:
+            check_writable(path)
+    if plot is not None:
+        _pyplot()  # to miss matplotlib now, not after hours of training
+    settings = Settings(
+        model=model,
+        pattern=pattern,
+        method=method,
+        weights=str(weights) if weights else None,
+        teacher=teacher,
+        dense_epochs=_dense_epochs(dense_epochs, weights, epochs),
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        decay=decay,
+        batch=batch,
+        bf16=bf16,
+        distill=distill,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        remainder=remainder,
+        seed=seed,
+    )
+    cpus = processors(threads)
+    torch.set_num_threads(len(cpus))
+    images = load(data, data_dir, size)
+    folder = checkpoints or Path(f"{out}.checkpoints")
+    try:
+        result = run(settings, images, folder, resume, lambda stage, epoch: _say_epoch(output, stage, epoch), output.live)
+    except KeyboardInterrupt:
+        output.say(f"interrupted; the same command with --resume continues from {folder}")
+        raise
+    measured = _measure(output, result, settings, images, out, cpus, run_batch, runs)
+    if save_weights is not None:
+        _save_weights(result.weights, save_weights)
+    if plot is not None:
+        _draw(plot, measured)
+    _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
+    output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
+
+
+def _dense_epochs(given: int | None, weights: Path | None, epochs: int) -> int:
+    if given is not None:
+        return given
+    return epochs if weights is None else 0
+
+
+def _say_epoch(output: Output, stage: str, epoch: Epoch) -> None:
+    changed = "" if epoch.sad is None else f", mask positions changed {epoch.sad:.2%}"
+    output.say(
+        f"{stage} epoch {epoch.epoch}: accuracy {epoch.accuracy:.2%}, loss {epoch.loss:.4f}, {epoch.images_per_s:.0f} images/s{changed}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Both networks on this machine, by "dense" and the pattern. layers_ms: by layer, slowest first."""
+
+    accuracy: dict[str, float]
+    file_bytes: dict[str, int]
+    timing: Comparison
+    layers_ms: dict[str, dict[str, float]]
+
+
+def _measure(
+    output: Output, result: Compressed, settings: Settings, images: DataSet, out: Path, cpus: list[int], batch: int, runs: int
+) -> Measured:
+    """Accuracy of both networks as they run, the file written, then the time of both in turns."""
+    from .. import file
+    from ..bench import Entrant, compare
+    from ..bench.target import random_inputs
+    from ..runtime import Session
+    from .eval import session_score
+
+    graphs = {DENSE: result.dense, settings.pattern: result.sparse}
+    with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-compress-") as folder:
+        accuracy = {k: session_score(Session(g, threads=len(cpus)), images, EVAL_BATCH, tell).accuracy for k, g in graphs.items()}
+        paths = {DENSE: Path(folder) / "dense.jettison", settings.pattern: out}
+        file.save(result.dense, paths[DENSE])
+        file.save(result.sparse, out, _meta(settings, images, accuracy))
+        entrants = [Entrant("jettison", "f32", label, path, label) for label, path in paths.items()]
+        timing = compare(entrants, random_inputs(result.dense, batch, settings.seed), cpus, runs, tell)
+        sizes = {label: path.stat().st_size for label, path in paths.items()}
+    return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
+
+
+def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of every convolution and linear layer in each network, slowest first."""
+    from ..bench.process import pinned
+    from ..bench.target import random_inputs
+    from ..runtime import Session
+
+    times: dict[str, dict[str, float]] = {}
+    with pinned(cpus):
+        for label, graph in graphs.items():
+            for t in Session(graph, threads=len(cpus)).profile(*random_inputs(graph, batch, seed=0)):
+                if t.kind in ("conv", "linear"):
+                    times.setdefault(t.name, {})[label] = t.median_ms
+    both = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}
+    return dict(sorted(both.items(), key=lambda item: -max(item[1].values())))
+
+
+def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float]) -> dict[str, Any]:
+    """What a user of the file needs to know: what goes in, what comes out, how good it is, how it was made."""
+    return {
+        "made_by": f"jettison {__version__}",
+        "classes": list(images.classes),
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "data": images.name,
+        "accuracy": accuracy[settings.pattern],
+        "dense_accuracy": accuracy[DENSE],
+        "settings": asdict(settings),
+    }
+
+
+def _show(output: Output, result: Compressed, settings: Settings, images: DataSet, m: Measured, title: str) -> None:
+    label = settings.pattern
+    slowest = list(m.layers_ms)[:SLOWEST]
+    series = {kind: [m.layers_ms[name][kind] for name in slowest] for kind in (DENSE, label)}
+    output.bars("Time per layer" if len(slowest) == len(m.layers_ms) else f"The {SLOWEST} slowest layers", slowest, series, "ms")
+    left = "; ".join(f"{r.name} ({r.reason})" for r in result.report if str(r.format) == DENSE)
+    output.say(f"{sum(str(r.format) != DENSE for r in result.report)} of {len(result.report)} layers are {label}; dense: {left or 'none'}")
+    dense, sparse = m.timing.rows
+    times = [interval(r.median_ms, r.p10_ms, r.p90_ms) for r in (dense, sparse)]
+    rows = [
+        ("accuracy", *(f"{m.accuracy[k]:.2%}" for k in (DENSE, label)), f"{100 * (m.accuracy[label] - m.accuracy[DENSE]):+.2f} points"),
+        ("median ms (p10 – p90)", *times, f"{dense.median_ms / sparse.median_ms:.2f}× as fast"),
+        ("file", *(byte_count(m.file_bytes[k]) for k in (DENSE, label)), f"{m.file_bytes[DENSE] / m.file_bytes[label]:.2f}× smaller"),
+    ]
+    note = f"accuracy on all {len(images.test)} test images of {images.name}; both run by Jettison; equal to PyTorch to {result.error:.0e}"
+    output.table(title, ("", f">{DENSE}", f">{label}", ">gain"), rows, note)
+
+
+def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) -> dict[str, Any]:
+    from ..bench.machine import provenance
+
+    return {
+        "settings": asdict(settings),
+        "data": images.name,
+        "test_images": len(images.test),
+        "accuracy": m.accuracy,
+        "file_bytes": m.file_bytes,
+        "latency": [asdict(r) for r in m.timing.rows],
+        "layers_ms": m.layers_ms,
+        "layers": [{"name": r.name, "format": str(r.format), "reason": r.reason} for r in result.report],
+        "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
+        "error_against_pytorch": result.error,
+        **provenance(),
+    }
+
+
+def _save_weights(weights: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save
+
+    from ..file import replace
+
+    replace(path, save(weights))
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _draw(path: Path, m: Measured) -> None:
+    """Bars of every layer's time in both networks, as PNG."""
+    import io
+
+    from ..file import replace
+
+    pyplot = _pyplot()
+    names = list(m.layers_ms)
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.28 * len(names)))
+    for i, (label, colour) in enumerate(zip(m.accuracy, ("0.7", "tab:blue"))):
+        axes.barh(
+            [row + 0.4 * i for row in range(len(names))], [m.layers_ms[name][label] for name in names], 0.4, label=label, color=colour
+        )
+    axes.set_yticks([row + 0.2 for row in range(len(names))], names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("median time per layer, ms")
+    axes.legend()
+    figure.tight_layout()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    pyplot.close(figure)
+    replace(path, png.getvalue())

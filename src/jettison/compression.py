@@ -1,0 +1,193 @@
+"""The main job, from a network and data to two graphs: dense and compressed. `jettison compress` shows and measures them.
+
+build, load weights ─► train dense ─► sparsify, train ─► finish ─► export both ─► check against PyTorch
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .bench.comparison import relative_error
+from .errors import CheckpointError, ModelError, PatternError, TrainingError, VerificationError
+from .export import export
+from .file import replace
+from .formats import Dense, Format, parse
+from .graph import Graph
+from .methods import METHODS, LayerReport, Method, Select, Sparsifier, choose_layers, sparsify_
+from .runtime import Session
+from .training import Epoch, Recipe, fit
+from .training.data import DataSet, normalise, test_batches
+from .zoo import build, load_weights
+
+TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
+CHECKED_IMAGES = 16
+DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
+
+Tell = Callable[[str, Epoch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides the result; an interrupted run is resumed only with the same.
+
+    weights, teacher: paths; teacher "dense" is the baseline itself. decay: SR-STE's λ, None for the method's own.
+    dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
+    Errors: PatternError, ModelError, TrainingError.
+    """
+
+    model: str
+    pattern: str = "1:4"
+    method: str = "srste"
+    weights: str | None = None
+    teacher: str | None = None
+    dense_epochs: int = 0
+    epochs: int = 10
+    lr: float = 0.05
+    weight_decay: float = 5e-5
+    decay: float | None = None
+    batch: int = 128
+    bf16: bool = False
+    distill: float = 0.5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    remainder: str = "refuse"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if parse(self.pattern) == Dense():
+            raise PatternError("pattern 'dense' leaves nothing to compress; write N:M, for example 1:4")
+        if self.method not in METHODS:
+            raise TrainingError(f"method {self.method!r} is not known; known: {', '.join(METHODS)}")
+        if self.make_method().retrain and self.epochs == 0:
+            raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
+        if self.weights is None and self.dense_epochs == 0:
+            raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
+        if self.remainder not in ("refuse", "dense"):
+            raise TrainingError(f"remainder must be 'refuse' or 'dense', got {self.remainder!r}")
+
+    @property
+    def format(self) -> Format:
+        return parse(self.pattern)
+
+    @property
+    def select(self) -> Select:
+        return Select(include=self.include, exclude=self.exclude)
+
+    def make_method(self) -> Method:
+        """With those of our settings that it has."""
+        cls = METHODS[self.method]
+        ours = {"retrain": self.epochs > 0, **({} if self.decay is None else {"decay": self.decay})}
+        return cls(**{f.name: ours[f.name] for f in fields(cls) if f.name in ours})
+
+    def recipe(self, sparse: bool) -> Recipe:
+        return Recipe(
+            epochs=self.epochs if sparse else self.dense_epochs,
+            batch=self.batch,
+            lr=self.lr,
+            weight_decay=self.weight_decay if sparse else DENSE_WEIGHT_DECAY,
+            distill=self.distill if sparse and self.teacher else 0.0,
+            bf16=self.bf16,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Both networks as graphs; error: largest relative error of the two against PyTorch on test images."""
+
+    dense: Graph
+    sparse: Graph
+    report: list[LayerReport]
+    history: dict[str, list[Epoch]]
+    weights: dict[str, torch.Tensor]
+    error: float
+
+
+def compress(
+    settings: Settings, data: DataSet, folder: Path, resume: bool = False, tell: Tell = lambda stage, epoch: None, progress: bool = True
+) -> Compressed:
+    """Do the whole job; everything that can be refused is refused before the first epoch.
+
+    folder: for training checkpoints, one per stage. tell: called after every epoch with its stage, "dense" or "sparse".
+    Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
+    something else than PyTorch.
+    """
+    dense = _build(settings, data)
+    if settings.weights is not None:
+        load_weights(dense, settings.weights)
+    choose_layers(dense, settings.format, settings.select, settings.remainder)  # refuses before any training
+    teacher = _teacher(settings, data)
+    _claim(folder, settings, data, resume)
+    history = {}
+
+    def train(stage: str, net: nn.Module, handle: Sparsifier | None, teacher: nn.Module | None) -> None:
+        recipe = settings.recipe(sparse=handle is not None)
+        path = folder / f"{stage}.pt"
+        history[stage] = (
+            fit(net, data, recipe, handle, teacher, path, resume, lambda e: tell(stage, e), progress=progress) if recipe.epochs else []
+        )
+
+    train("dense", dense, None, None)
+    sparse = copy.deepcopy(dense)
+    handle = sparsify_(sparse, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
+    train("sparse", sparse, handle, dense if settings.teacher == "dense" else teacher)
+    formats = handle.finish()
+    shape = (data.channels, data.size, data.size)
+    graphs = [export(net.eval(), shape, f) for net, f in ((dense, {}), (sparse, formats))]
+    error = max(_error(graph, net, data) for graph, net in zip(graphs, (dense, sparse)))
+    if not error <= TOLERANCE:  # a NaN is not
+        raise VerificationError(
+            f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
+        )
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in sparse.state_dict().items()}
+    return Compressed(graphs[0], graphs[1], handle.report(), history, weights, error)
+
+
+def _build(settings: Settings, data: DataSet) -> nn.Module:
+    torch.manual_seed(settings.seed)
+    return build(settings.model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
+
+
+def _teacher(settings: Settings, data: DataSet) -> nn.Module | None:
+    if settings.teacher in (None, "dense"):
+        return None
+    teacher = _build(settings, data)
+    load_weights(teacher, settings.teacher)
+    return teacher
+
+
+def _claim(folder: Path, settings: Settings, data: DataSet, resume: bool) -> None:
+    """Note in `folder` what its checkpoints belong to. Errors: CheckpointError when resuming something else."""
+    note = folder / "settings.json"
+    mine = json.loads(json.dumps({"data": data.name, "size": data.size, **asdict(settings)}))
+    if resume and note.is_file():
+        try:
+            theirs = dict(json.loads(note.read_text()))
+        except (OSError, ValueError, TypeError) as e:
+            raise CheckpointError(f"{note}: cannot be read ({e}); start anew without --resume") from e
+        other = [f"{k} {theirs.get(k)!r} (now {mine.get(k)!r})" for k in sorted({*mine, *theirs}) if mine.get(k) != theirs.get(k)]
+        if other:
+            raise CheckpointError(
+                f"{folder} belongs to a run with other settings: {', '.join(other)}; use the same, or start anew without --resume"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"{folder}: cannot be made ({e.strerror}); choose another folder for checkpoints") from e
+    replace(note, json.dumps(mine, indent=2).encode())
+
+
+@torch.inference_mode()
+def _error(graph: Graph, net: nn.Module, data: DataSet) -> float:
+    """Our runtime against PyTorch on the first test images, in float32."""
+    x = normalise(next(iter(test_batches(data, CHECKED_IMAGES)))[0], data)
+    out: Any = Session(graph).run(x.contiguous().numpy())
+    return relative_error([out], [net(x).numpy()])
