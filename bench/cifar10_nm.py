@@ -4,7 +4,8 @@
 
 One command; run again after a kill it goes on where it was (state in runs/, git-ignored). Per seed: the
 dense network is fine-tuned from the checkpoint, then each pattern is trained from that baseline. Accuracy is that
-of the last epoch on the whole test set. Writes bench/results/cifar10_nm.json after every epoch.
+of the last epoch on the whole test set. bench/results/cifar10_nm.json is written after each run, from all
+runs finished so far, so seeds may also be run by processes of their own, at the same time.
 """
 
 from __future__ import annotations
@@ -37,41 +38,41 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     data = load("cifar10", args.data_dir)
-    result = {**describe(args), "start_accuracy": start_accuracy(args, data), "runs": []}
     for seed in args.seeds:
-        dense = Recipe(epochs=args.epochs, batch=128, lr=0.05, weight_decay=5e-4, bf16=True, seed=seed)
         folder = args.state / f"seed{seed}"
+        dense = Recipe(epochs=args.epochs, batch=128, lr=0.05, weight_decay=5e-4, bf16=True, seed=seed)
         model = zoo.build(MODEL, num_classes=10)
         zoo.load_weights(model, args.weights)
-        train(result, "dense", seed, model, data, dense, folder)
+        start = evaluate(model, data)
+        train("dense", seed, model, data, dense, folder)
         baseline = {k: v.clone() for k, v in model.state_dict().items()}
+        write(args, start)
         for pattern in PATTERNS:
             model = zoo.build(MODEL, num_classes=10)
             model.load_state_dict(baseline)
-            train(result, pattern, seed, model, data, replace(dense, weight_decay=SPARSE_WEIGHT_DECAY), folder)
-    print(json.dumps(result["summary"], indent=1))
+            train(pattern, seed, model, data, replace(dense, weight_decay=SPARSE_WEIGHT_DECAY), folder)
+            write(args, start)
 
 
-def train(result: dict, pattern: str, seed: int, model: torch.nn.Module, data: DataSet, recipe: Recipe, folder: Path) -> None:
-    """One run, added to `result` and written; the model ends with plain weights in the pattern."""
+def train(pattern: str, seed: int, model: torch.nn.Module, data: DataSet, recipe: Recipe, folder: Path) -> None:
+    """One run, stored as a JSON file in `folder`; the model ends with plain weights in the pattern."""
     sparsifier = None if pattern == "dense" else sparsify_(model, NM.parse(pattern), SRSTE(DECAY))
-    checkpoint = folder / f"{pattern.replace(':', '_')}.jettison-checkpoint"
+    name = pattern.replace(":", "_")
 
     def on_epoch(e: Epoch) -> None:
         sad = "" if e.sad is None else f"  SAD {e.sad:.3%}"
-        print(f"seed {seed}  {pattern}  epoch {e.epoch}/{recipe.epochs}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True)
+        done = f"seed {seed}  {pattern}  epoch {e.epoch}/{recipe.epochs}"
+        print(f"{done}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True)
 
+    checkpoint = folder / f"{name}.jettison-checkpoint"
     curve = fit(model, data, recipe, sparsifier, checkpoint=checkpoint, resume=True, on_epoch=on_epoch, progress=False)
     if sparsifier is not None:
         sparsifier.finish()
         finished = evaluate(model, data, bf16=True)
         if finished != curve[-1].accuracy:
             raise SystemExit(f"{pattern}: accuracy changed from {curve[-1].accuracy} to {finished} by finish()")
-    result["runs"].append(
-        {"pattern": pattern, "seed": seed, "accuracy": curve[-1].accuracy, "recipe": asdict(recipe), "epochs": [asdict(e) for e in curve]}
-    )
-    result["summary"] = summary(result["runs"])
-    write(result)
+    run = {"pattern": pattern, "seed": seed, "accuracy": curve[-1].accuracy, "recipe": asdict(recipe)}
+    replace_text(folder / f"{name}.json", {**run, "epochs": [asdict(e) for e in curve]})
 
 
 def summary(runs: list[dict]) -> dict:
@@ -90,28 +91,29 @@ def summary(runs: list[dict]) -> dict:
     return out
 
 
-def describe(args: argparse.Namespace) -> dict:
+def write(args: argparse.Namespace, start: float) -> None:
+    """The result file, from all finished runs."""
+    order = ["dense", *PATTERNS]
+    runs = [json.loads(p.read_text()) for p in sorted(args.state.glob("seed*/*.json"))]
+    runs = sorted((r for r in runs if r["recipe"]["epochs"] == args.epochs), key=lambda r: (r["seed"], order.index(r["pattern"])))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
-    return {
+    result = {
         "what": "accuracy on the whole CIFAR-10 test set after the last epoch",
         "model": MODEL,
         "method": {"kind": "srste", "decay": DECAY},
         "data": Path(args.data_dir).name,
         "weights": Path(args.weights).name,
+        "start_accuracy": start,
+        "summary": summary(runs),
         "commit": commit,
         "processor": processor(),
         "threads": args.threads,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "seeds": args.seeds,
+        "runs": runs,
     }
-
-
-def start_accuracy(args: argparse.Namespace, data: DataSet) -> float:
-    """Of the checkpoint as published, before fine-tuning."""
-    model = zoo.build(MODEL, num_classes=10)
-    zoo.load_weights(model, args.weights)
-    return evaluate(model, data)
+    replace_text(RESULT, result)
+    print(json.dumps(result["summary"]), flush=True)
 
 
 def processor() -> str:
@@ -122,11 +124,11 @@ def processor() -> str:
         return platform.processor()
 
 
-def write(result: dict) -> None:
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, RESULT)
+def replace_text(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
 def arguments() -> argparse.Namespace:
@@ -135,7 +137,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--weights", required=True, help="state dict to start from")
     p.add_argument("--epochs", type=int, default=10)
     p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0, 1], help="comma-separated, default 0,1")
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=2, help="default 2; on a busy machine one per process is faster")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "cifar10_nm")
     return p.parse_args()
 

@@ -164,7 +164,9 @@ class Sparsifier:
         """Continue from `state_dict()`; load the model's state first. Errors: CheckpointError if the settings differ."""
         for key, mine in (("format", to_json(self.format)), ("method", self._settings())):
             if state.get(key) != mine:
-                raise CheckpointError(f"the checkpoint was made with {key} {state.get(key)}, this run uses {mine}; start anew or use the same")
+                raise CheckpointError(
+                    f"the checkpoint was made with {key} {state.get(key)}, this run uses {mine}; start anew or use the same"
+                )
         if set(state["snapshot"]) != set(self._snapshot):
             raise CheckpointError("the checkpoint has other sparse layers than this run; use the same select=")
         self._snapshot = {n: m.clone() for n, m in state["snapshot"].items()}

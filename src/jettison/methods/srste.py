@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..formats import Format
 from .method import Parametrization
 from .ste import FollowingMask
@@ -28,11 +29,14 @@ class SRSTE:
 
     decay: float = 2e-4
     kind: ClassVar[str] = "srste"
-    retrain: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < float("inf"):
-            raise ValueError(f"SRSTE: decay must be a number >= 0, got {self.decay}")
+            raise TrainingError(f"SRSTE: decay must be a number >= 0, got {self.decay}")
+
+    @property
+    def retrain(self) -> bool:
+        return True
 
     def parametrization(self, weight: Tensor, fmt: Format) -> Parametrization:
         return FollowingMask(fmt)

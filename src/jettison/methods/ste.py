@@ -24,7 +24,10 @@ from .method import Parametrization, straight_through
 @dataclass(frozen=True, slots=True)
 class STE:
     kind: ClassVar[str] = "ste"
-    retrain: ClassVar[bool] = True
+
+    @property
+    def retrain(self) -> bool:
+        return True
 
     def parametrization(self, weight: Tensor, fmt: Format) -> Parametrization:
         return FollowingMask(fmt)

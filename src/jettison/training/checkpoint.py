@@ -34,11 +34,11 @@ def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
         first = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(f"{path}: not a checkpoint of a training run, or damaged ({first}); remove it to start anew") from e
-    if not isinstance(state, dict) or state.get("version") != VERSION:
+    if not isinstance(state, dict) or state.get("version") != VERSION or "recipe" not in state:
         raise CheckpointError(f"{path}: not a checkpoint of this version of Jettison; remove it to start anew")
-    mine, theirs = asdict(recipe), state.get("recipe", {})
-    other = [k for k in mine if k != "workers" and mine[k] != theirs.get(k)]
+    mine, theirs = asdict(recipe), {**asdict(Recipe()), **state["recipe"]}
+    other = [k for k in mine if k != "workers" and mine[k] != theirs[k]]
     if other:
-        what = ", ".join(f"{k} {theirs.get(k)} (now {mine[k]})" for k in other)
+        what = ", ".join(f"{k} {theirs[k]} (now {mine[k]})" for k in other)
         raise CheckpointError(f"{path} was made with another recipe: {what}; use the same, or remove the file to start anew")
     return state

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, DataError, TrainingError
 from ..methods import Sparsifier
 from .checkpoint import load_checkpoint, save_checkpoint
-from .data import Batch, DataSet, Shard, normalise, steps_per_epoch, test_batches, train_batches
+from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .distributed import Processes
 from .progress import Bar
 from .recipe import Recipe, make_optimizer
@@ -91,7 +91,15 @@ def evaluate(model: nn.Module, data: DataSet, batch: int = 250, processes: Proce
 class _Run:
     """One call of `fit`: what changes while it lasts."""
 
-    def __init__(self, model: nn.Module, data: DataSet, recipe: Recipe, sparsifier: Sparsifier | None, teacher: nn.Module | None, processes: Processes) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSet,
+        recipe: Recipe,
+        sparsifier: Sparsifier | None,
+        teacher: nn.Module | None,
+        processes: Processes,
+    ) -> None:
         self.model, self.data, self.recipe, self.sparsifier, self.processes = model, data, recipe, sparsifier, processes
         self.device = next(model.parameters()).device
         self.teacher = teacher.to(self.device).eval() if teacher is not None and recipe.distill > 0 else None
@@ -102,13 +110,15 @@ class _Run:
         self.trained = processes.wrap(model, self.device, recipe.sync_batchnorm)
         self.optimizer = make_optimizer(model, recipe)
         self.history: list[Epoch] = []
-        torch.manual_seed(recipe.seed * processes.world + processes.rank)  # dropout
 
     def epoch(self, bar: Bar, checkpoint: Path | None) -> Epoch:
         number, start = len(self.history), time.perf_counter()
+        torch.manual_seed(mixed_seed(self.recipe.seed, number, self.processes.rank))  # dropout and the like
         self.trained.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        batches = train_batches(self.data, self.recipe.batch, self.recipe.seed, number, self.shard, self.recipe.augment, self.recipe.workers)
+        batches = train_batches(
+            self.data, self.recipe.batch, self.recipe.seed, number, self.shard, self.recipe.augment, self.recipe.workers
+        )
         lr, images = 0.0, 0
         for i, batch in enumerate(batches):
             lr = self.recipe.lr_at(number * self.steps + i, self.steps)
@@ -166,12 +176,12 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier is not None else None,
             "history": [asdict(e) for e in self.history],
-            "rng": torch.get_rng_state(),
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         if (state["sparsifier"] is None) != (self.sparsifier is None):
-            raise CheckpointError(f"{path} is of a {'dense' if state['sparsifier'] is None else 'sparse'} run, this one is not; remove it to start anew")  # fmt: skip
+            kind = "dense" if state["sparsifier"] is None else "sparse"
+            raise CheckpointError(f"{path} is of a {kind} run, this one is not; remove it to start anew")
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -180,7 +190,6 @@ class _Run:
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(state["sparsifier"])
         self.history = [Epoch(**e) for e in state["history"]]
-        torch.set_rng_state(state["rng"])
 
 
 def _not_finite(value: float, epoch: int, step: int, checkpoint: Path | None) -> str:

@@ -14,7 +14,8 @@ from ..errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """
+    """Errors: TrainingError for a number that makes no sense.
+
     epochs:           passes over the training split
     batch:            images per optimizer step, over all processes
     optimizer:        "sgd" (momentum, Nesterov as set) or "adamw"
@@ -57,7 +58,7 @@ class Recipe:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        least = {"epochs": 0, "batch": 1, "lr": 0, "warmup_epochs": 0, "weight_decay": 0, "clip_norm": 0, "workers": 0}
+        least = {"epochs": 0, "batch": 1, "lr": 0, "warmup_epochs": 0, "weight_decay": 0, "clip_norm": 0, "workers": 0, "seed": 0}
         for name, low in least.items():
             if not low <= getattr(self, name) < math.inf:
                 raise TrainingError(f"recipe: {name} must be a number >= {low}, got {getattr(self, name)}")

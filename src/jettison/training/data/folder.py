@@ -1,0 +1,98 @@
+"""Any folder of class folders: `train/CLASS/*.jpg` with `test/` or `val/` beside it, or `CLASS/*.jpg` alone.
+
+Without split folders every fifth image of a class, in the order of names, is a test image.
+Classes are numbered in the sorted order of their folders' names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from .cache import cached_array
+from .dataset import Raw, Split
+from .parquet import SMALL_SIDE, decode
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+TEST = ("test", "val", "validation")
+
+
+def read_folder(root: Path) -> Raw:
+    """Errors: DataError when there are no images, or the splits' classes differ."""
+    test = next((root / t for t in TEST if (root / t).is_dir()), None)
+    if test is None:
+        files = _files(root)
+        held_out = {c: fs[4::5] for c, fs in files.items()}
+        kept = {c: [f for i, f in enumerate(fs) if i % 5 != 4] for c, fs in files.items()}
+        if not any(held_out.values()):
+            raise DataError(f"{root}: too few images to hold every fifth of a class out for testing; add a test folder beside train")
+        return Raw(_split(root, kept), _split(root, held_out), list(files))
+    held_out = _files(test)
+    if not (root / "train").is_dir():
+        return Raw(None, _split(root, held_out), list(held_out))
+    kept = _files(root / "train")
+    if unknown := sorted(set(held_out) - set(kept)):
+        raise DataError(f"{test}: classes {', '.join(unknown)} are not in {root / 'train'}; the class folders must agree")
+    return Raw(_split(root, kept), _split(root, {c: held_out.get(c, []) for c in kept}), list(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class FileImages:
+    """Images decoded from their files one at a time."""
+
+    files: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return decode(read_bytes(self.files[index]), str(self.files[index]))
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Image files per class, both sorted by name."""
+    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    files = {d.name: sorted(f for f in d.rglob("*") if f.suffix.lower() in SUFFIXES) for d in classes}
+    files = {c: fs for c, fs in files.items() if fs}
+    if not files:
+        raise DataError(f"{folder}: no images in class folders here; lay them out as train/CLASS/image.jpg and test/CLASS/image.jpg")
+    return files
+
+
+def _split(root: Path, files: dict[str, list[Path]]) -> Split:
+    paths = [f for fs in files.values() for f in fs]
+    labels = np.repeat(np.arange(len(files)), [len(fs) for fs in files.values()])
+    images = FileImages(paths)
+    first = images[0]
+    if max(first.shape[:2]) > SMALL_SIDE or not _same_size(paths):
+        return Split(images, labels)
+    stat = [(str(p.relative_to(root)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    key = sha256(repr((str(root.resolve()), stat)).encode()).hexdigest()
+    return Split(cached_array(f"folder-{key}", lambda: np.stack([images[i] for i in range(len(paths))])), labels)
+
+
+def _same_size(paths: list[Path]) -> bool:
+    """True when all images have the same height and width; reads their headers only."""
+    from PIL import Image
+
+    sizes = set()
+    for p in paths:
+        try:
+            with Image.open(p) as image:
+                sizes.add(image.size)
+        except (OSError, ValueError, SyntaxError) as e:
+            raise DataError(f"{p}: not an image, or truncated ({e}); remove it or fetch it again") from e
+        if len(sizes) > 1:
+            return False
+    return True
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e})") from e
