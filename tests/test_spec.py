@@ -93,13 +93,13 @@ def test_a_violation_is_named(build, words):
 
 
 WEIGHTS = {
-    "dense shape": (lambda: with_constant(g(), "a.w", np.zeros((8, 3, 3, 5), np.float32)), "a: dense needs one float32 part"),
-    "dense type": (lambda: with_constant(g(), "a.w", np.zeros((8, 3, 3, 4))), "a: dense needs one float32 part"),
+    "dense shape": (lambda: with_constant(g(), "a.w", np.zeros((8, 3, 3, 5), np.float32)), "a: dense needs one float32 or int8 part"),
+    "dense type": (lambda: with_constant(g(), "a.w", np.zeros((8, 3, 3, 4))), "a: dense needs one float32 or int8 part"),
     "parts missing": (lambda: with_constant(g(), "b.w.indices", None), "b: 2:4 needs parts 'values' and 'indices'"),
     "part unknown": (lambda: with_constant(g(), "b.w.scale", np.zeros(1, np.float32)), "b: 2:4 needs parts 'values' and 'indices'"),
     "values size": (
         lambda: with_constant(g(), "b.w.values", np.zeros((8, 3, 3, 8), np.float32)),
-        "b: 'values' must be float32 (8, 3, 3, 4)",
+        "b: 'values' must be float32 or int8 (8, 3, 3, 4)",
     ),
     "indices size": (lambda: with_constant(g(), "b.w.indices", np.zeros(3, np.uint8)), "b: 'indices' must be uint8 (72,)"),
     "indices equal": (lambda: with_constant(g(), "b.w.indices", np.zeros(72, np.uint8)), "b: 'indices' are not ascending"),

@@ -32,7 +32,7 @@ from .graph import VERSION, Graph, Op, TensorSpec
 
 KEY = "jettison"
 MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
-ELEMENTS = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8)}
+ELEMENTS = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8), "I32": np.dtype(np.int32)}
 _BLANK = "0" * 64
 
 
@@ -132,9 +132,13 @@ def _graph_json(graph: Graph) -> dict[str, Any]:
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "layouts": dict(graph.layouts),
-        "tensors": {name: {"shape": list(t.shape), "dtype": t.dtype} for name, t in graph.tensors.items()},
+        "tensors": {name: _tensor_json(t) for name, t in graph.tensors.items()},
         "ops": [_op_json(op) for op in graph.ops],
     }
+
+
+def _tensor_json(t: TensorSpec) -> dict[str, Any]:
+    return {"shape": list(t.shape), "dtype": t.dtype, "scale": t.scale, "zero": t.zero}
 
 
 def _op_json(op: Op) -> dict[str, Any]:
@@ -146,6 +150,7 @@ def _op_json(op: Op) -> dict[str, Any]:
         "attrs": dict(op.attrs),
         "params": dict(op.params),
         "format": to_json(op.format),
+        "element": op.element,
     }
 
 
@@ -261,9 +266,9 @@ def _graph(obj: Any, tensors: Mapping[str, np.ndarray]) -> Graph:
     obj = _fields(obj, "graph", ("inputs", "outputs", "layouts", "tensors", "ops"))
     specs = {}
     for name, entry in _dictionary(obj["tensors"], "tensors").items():
-        entry = _fields(entry, f"tensor {name!r}", ("shape", "dtype"))
+        entry = _fields(entry, f"tensor {name!r}", ("shape", "dtype", "scale", "zero"))
         shape = _list(entry["shape"], f"shape of {name!r}")
-        specs[_text(name, "tensors")] = TensorSpec(name, tuple(shape), _text(entry["dtype"], name))
+        specs[_text(name, "tensors")] = TensorSpec(name, tuple(shape), _text(entry["dtype"], name), entry["scale"], entry["zero"])
     return Graph(
         ops=tuple(_op(op) for op in _list(obj["ops"], "ops")),
         tensors=specs,
@@ -275,7 +280,7 @@ def _graph(obj: Any, tensors: Mapping[str, np.ndarray]) -> Graph:
 
 
 def _op(obj: Any) -> Op:
-    obj = _fields(obj, "op", ("name", "kind", "inputs", "outputs", "attrs", "params", "format"))
+    obj = _fields(obj, "op", ("name", "kind", "inputs", "outputs", "attrs", "params", "format", "element"))
     name = _text(obj["name"], "op")
     return Op(
         name=name,
@@ -285,6 +290,7 @@ def _op(obj: Any) -> Op:
         attrs={k: _tuples(v) for k, v in _dictionary(obj["attrs"], name).items()},
         params={k: _text(v, name) for k, v in _dictionary(obj["params"], name).items()},
         format=from_json(obj["format"], name),
+        element=_text(obj["element"], name),
     )
 
 

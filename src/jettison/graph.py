@@ -27,11 +27,16 @@ Pads = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A value that flows between ops. dtype: "f32"."""
+    """A value that flows between ops.
+
+    dtype "f32", or "u8": quantized, standing for (q − zero) · scale, q = 0 … 255.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "f32"
+    scale: float = 1.0
+    zero: int = 0
 
     @property
     def size(self) -> int:
@@ -44,6 +49,7 @@ class Op:
     """One step. `params` maps a role ("weight", "bias") to the name of a constant.
 
     A weight in another format than Dense is stored as several constants, `<name>.<part>`.
+    element: of the weight's numbers, "f32" or "i8"; structure (`format`) and element are independent.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Op:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     format: Format = field(default_factory=Dense)
+    element: str = "f32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class Graph:
         return {k[len(prefix) :]: v for k, v in self.constants.items() if k.startswith(prefix)}
 
     def weight(self, op: Op) -> np.ndarray:
-        """The decoded float32 (k, r, s, c / groups) weight of a conv or linear op."""
+        """The decoded (k, r, s, c / groups) weight of a conv or linear op, float32 or int8."""
         return op.format.decode(self.weight_parts(op), weight_shape(self, op), op.name)
 
 

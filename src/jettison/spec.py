@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from .errors import FormatError, GraphError
-from .graph import VERSION, Graph, Op, weight_shape, window_count
+from .formats import ELEMENTS
+from .graph import VERSION, Graph, Op, TensorSpec, weight_shape, window_count
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 LAYOUTS = ("nchw", "plain")
+WEIGHTED = ("conv", "linear")
+CLAMPS = ("none", "relu", "relu6")  # the activations of quantized ops, besides the table of "act"
+SCALES = (1e-30, 1e30)  # of quantized tensors; what lies outside is surely a damaged file
 FLOAT_MAX = float(np.finfo(np.float32).max)  # attributes become float32; NaN fails the comparison too
 MAX_ELEMENTS = 1 << 31  # per sample and tensor; larger ones are surely a damaged file
 
@@ -31,13 +35,18 @@ class _Bad(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One row: inputs (min, max), constants by role, attributes by name, output shape."""
+    """One row: inputs (min, max), constants by role, attributes by name, output shape.
+
+    quantized: what u8 inputs may give: () nothing, the kind takes f32 only; "same": u8 of the input's scale;
+    "u8", "f32": of any scale, as `jettison.quantized` defines.
+    """
 
     inputs: tuple[int, int]
     attrs: Mapping[str, Callable[[Any], bool]]
     shape: Callable[[list[Shape], Mapping[str, Any]], Shape | None]
     params: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    quantized: tuple[str, ...] = ()
 
 
 def _int(v: Any) -> bool:
@@ -183,38 +192,40 @@ _WINDOW = {"kernel": _ints(2, 1), "stride": _ints(2, 1), "pad": _ints(4, 0)}
 KINDS: dict[str, Kind] = {
     # act(conv(x, weight) + bias + residual); weight (k, r, s, c / groups); pad with zeros
     "conv": Kind(
-        (1, 2), {"k": _nat(1), "groups": _nat(1), "dilation": _ints(2, 1), **_WINDOW, **_ACT}, _conv, ("weight",), ("bias",)
-    ),
+        (1, 2), {"k": _nat(1), "groups": _nat(1), "dilation": _ints(2, 1), **_WINDOW, **_ACT}, _conv, ("weight",), ("bias",), quantized=("u8", "f32")),
     # act(x · weightᵀ + bias + residual) over the last axis; weight (k, 1, 1, c)
-    "linear": Kind((1, 2), {"k": _nat(1), **_ACT}, _linear, ("weight",), ("bias",)),
+    "linear": Kind((1, 2), {"k": _nat(1), **_ACT}, _linear, ("weight",), ("bias",), quantized=("u8", "f32")),
     # maximum over each window; padding never wins
-    "max_pool": Kind((1, 1), _WINDOW, _pool),
+    "max_pool": Kind((1, 1), _WINDOW, _pool, quantized=("same",)),
     # sum over the window / positions of it inside the image grown by count_pad (zeros: padding not counted)
-    "avg_pool": Kind((1, 1), {**_WINDOW, "count_pad": _ints(4, 0)}, _pool),
+    "avg_pool": Kind((1, 1), {**_WINDOW, "count_pad": _ints(4, 0)}, _pool, quantized=("u8",)),
     # output i averages rows ⌊i·h/p⌋ … ⌈(i+1)·h/p⌉ − 1, columns alike
-    "adaptive_avg_pool": Kind((1, 1), {"size": _ints(2, 1)}, _adaptive),
-    "mean": Kind((1, 1), {"axes": _ints(None, 0), "keepdims": _bool}, _mean),
+    "adaptive_avg_pool": Kind((1, 1), {"size": _ints(2, 1)}, _adaptive, quantized=("u8",)),
+    "mean": Kind((1, 1), {"axes": _ints(None, 0), "keepdims": _bool}, _mean, quantized=("u8",)),
     # act(x + y), act(x · y); y may have 1 where x has more
-    "add": Kind((2, 2), _ACT, _broadcast),
-    "mul": Kind((2, 2), _ACT, _broadcast),
+    "add": Kind((2, 2), _ACT, _broadcast, quantized=("u8",)),
+    "mul": Kind((2, 2), _ACT, _broadcast, quantized=("u8",)),
     # act(x · scale + shift), constants over the last axis, shape (c,)
     "affine": Kind((1, 1), _ACT, _same, ("scale", "shift")),
-    "act": Kind((1, 1), _ACT, _same),
+    "act": Kind((1, 1), _ACT, _same, quantized=("u8",)),
     "softmax": Kind((1, 1), {"axis": _nat(0)}, _softmax),
     # (x − mean) / √(var + eps) · weight + bias over the last axis
     "layer_norm": Kind((1, 1), {"eps": _float}, _same, ("weight", "bias")),
-    "concat": Kind((1, 1 << 12), {"axis": _nat(0)}, _concat),
-    "slice": Kind((1, 1), {"axis": _nat(0), "start": _nat(0), "stop": _nat(1), "step": _nat(1)}, _slice),
-    "pad": Kind((1, 1), {"pads": _pairs, "value": _float}, _pad),
+    "concat": Kind((1, 1 << 12), {"axis": _nat(0)}, _concat, quantized=("u8",)),
+    "slice": Kind((1, 1), {"axis": _nat(0), "start": _nat(0), "stop": _nat(1), "step": _nat(1)}, _slice, quantized=("same",)),
+    "pad": Kind((1, 1), {"pads": _pairs, "value": _float}, _pad, quantized=("same",)),
     # source row = (i + ½)·scale − ½ (half pixel), i·scale (nearest, floored) or align_corners; scale is input/output step
     "upsample": Kind(
-        (1, 1), {"mode": _one_of("nearest", "bilinear"), "size": _ints(2, 1), "scale": _floats2, "align_corners": _bool}, _upsample
-    ),
+        (1, 1), {"mode": _one_of("nearest", "bilinear"), "size": _ints(2, 1), "scale": _floats2, "align_corners": _bool}, _upsample, quantized=("same",)),
     # channel j·g + i takes channel i·(c/g) + j
-    "channel_shuffle": Kind((1, 1), {"groups": _nat(1)}, _shuffle),
-    "reshape": Kind((1, 1), {"shape": _ints(None, 1)}, _reshape),
-    "transpose": Kind((1, 1), {"perm": _ints(None, 0)}, _transpose),
+    "channel_shuffle": Kind((1, 1), {"groups": _nat(1)}, _shuffle, quantized=("same",)),
+    "reshape": Kind((1, 1), {"shape": _ints(None, 1)}, _reshape, quantized=("same",)),
+    "transpose": Kind((1, 1), {"perm": _ints(None, 0)}, _transpose, quantized=("same",)),
 }
+
+
+# constants of the kinds that differ when their inputs are u8; see jettison.quantized
+_QUANTIZED_PARAMS = {"conv": ("weight", "bias", "multiplier"), "linear": ("weight", "bias", "multiplier"), "act": ("table",)}
 
 
 def output_shape(kind: str, inputs: list[Shape], attrs: Mapping[str, Any], where: str) -> Shape:
@@ -242,7 +253,7 @@ def check(graph: Graph) -> Graph:
     """Return `graph` unchanged, or raise GraphError / FormatError naming the op and the fault.
 
     Checked: version; every tensor written once and before it is read (so no cycles); kinds,
-    attributes, shapes; constants present, float32, finite sizes, and none left over; weights fit their format.
+    attributes, shapes, dtypes; constants present, of the right type and size, and none left over; weights fit their format.
     """
     if graph.version != VERSION:
         raise GraphError(f"graph version {graph.version} cannot be read; this Jettison reads version {VERSION}: export the model again")
@@ -250,7 +261,7 @@ def check(graph: Graph) -> Graph:
     for name, spec in graph.tensors.items():
         ok = spec.name == name and 1 <= len(spec.shape) <= 8 and all(_nat(1)(d) for d in spec.shape) and spec.size < MAX_ELEMENTS
         _need_graph(ok, f"tensor {name!r} has the illegal shape {spec.shape}")
-        _need_graph(spec.dtype == "f32", f"tensor {name!r} has the unknown dtype {spec.dtype!r}")
+        _check_dtype(spec)
     for name in (*graph.inputs, *graph.outputs):
         _need_graph(name in graph.tensors, f"graph input or output {name!r} is not a tensor")
         layout = graph.layouts.get(name, "plain")
@@ -287,25 +298,58 @@ def _check_op(graph: Graph, op: Op, written: set[str]) -> None:
     _need_graph(out not in written, f"{op.name}: tensor {out!r} is computed twice")
     shape = output_shape(op.kind, [graph.tensors[i].shape for i in op.inputs], op.attrs, op.name)
     _need_graph(shape == graph.tensors[out].shape, f"{op.name}: output {out!r} is {graph.tensors[out].shape}, but {op.kind} gives {shape}")
+    _check_dtypes(graph, op)
     written.add(out)
+
+
+def _check_dtype(spec: TensorSpec) -> None:
+    _need_graph(spec.dtype in ("f32", "u8"), f"tensor {spec.name!r} has the unknown dtype {spec.dtype!r}")
+    if spec.dtype == "f32":
+        _need_graph(spec.scale == 1.0 and spec.zero == 0, f"tensor {spec.name!r} is f32 and has a scale or a zero point")
+    else:
+        legal = _float(spec.scale) and SCALES[0] <= spec.scale <= SCALES[1] and _int(spec.zero) and 0 <= spec.zero <= 255
+        _need_graph(legal, f"tensor {spec.name!r} has the illegal scale {spec.scale!r} or zero point {spec.zero!r}")
+
+
+def _check_dtypes(graph: Graph, op: Op) -> None:
+    """f32 to f32, except for `quantize`; u8 to what the kind's row allows; int8 weights exactly on u8 inputs."""
+    xs, out = [graph.tensors[i] for i in op.inputs], graph.tensors[op.outputs[0]]
+    quantized = xs[0].dtype == "u8"
+    _need_graph(all(x.dtype == xs[0].dtype for x in xs), f"{op.name}: {op.kind} mixes f32 and u8 inputs")
+    element = "i8" if quantized and op.kind in WEIGHTED else "f32"
+    _need_graph(op.element == element, f"{op.name}: weights of a {op.kind} on {xs[0].dtype} inputs must be {element}, not {op.element!r}")
+    if not quantized:
+        want = "u8" if op.kind == "quantize" else "f32"
+        _need_graph(out.dtype == want, f"{op.name}: {op.kind} on f32 gives {want}, not {out.dtype}")
+        return
+    allowed = KINDS[op.kind].quantized
+    _need_graph(bool(allowed), f"{op.name}: {op.kind} takes no u8 input; dequantize it first")
+    same = (out.scale, out.zero) == (xs[0].scale, xs[0].zero)
+    _need_graph(out.dtype in allowed or ("same" in allowed and out.dtype == "u8" and same), f"{op.name}: {op.kind} on u8 gives {' or '.join(allowed)}, not {out.dtype} of another scale")
+    if "act" in op.attrs and op.kind != "act":
+        _need_graph(op.attrs["act"] in CLAMPS, f"{op.name}: a quantized {op.kind} can only clamp ({', '.join(CLAMPS)}), not {op.attrs['act']}")
+    if op.kind == "upsample":
+        _need_graph(op.attrs["mode"] == "nearest", f"{op.name}: only the nearest upsample takes u8")
 
 
 def _check_params(graph: Graph, op: Op) -> set[str]:
     """Check the constants of one op; returns the names it uses."""
     row = KINDS[op.kind]
+    quantized = graph.tensors[op.inputs[0]].dtype == "u8"
+    must, may = (set(_QUANTIZED_PARAMS.get(op.kind, ())), set()) if quantized else (set(row.params), set(row.optional))
     roles = set(op.params)
-    legal = set(row.params) | set(row.optional)
-    _need_graph(set(row.params) <= roles <= legal, f"{op.name}: {op.kind} takes constants {sorted(legal)}, got {sorted(roles)}")
+    _need_graph(must <= roles <= must | may, f"{op.name}: {op.kind} takes constants {sorted(must | may)}, got {sorted(roles)}")
     width = graph.tensors[op.outputs[0]].shape[-1]
     used: set[str] = set()
     for role, name in op.params.items():
-        if role == "weight" and op.kind in ("conv", "linear"):
+        if role == "weight" and op.kind in WEIGHTED:
             used |= _check_weight(graph, op, name)
             continue
         array = graph.constants.get(name)
         if array is None:
             raise GraphError(f"{op.name}: constant {name!r} is missing")
-        _need_graph(array.dtype == np.float32 and array.shape == (width,), f"{op.name}: {role} must be float32 ({width},), got {array.dtype} {array.shape}")
+        dtype, shape = ("uint8", (256,)) if role == "table" else ("int32" if quantized and role == "bias" else "float32", (width,))
+        _need_graph(array.dtype == dtype and array.shape == shape, f"{op.name}: {role} must be {dtype} {shape}, got {array.dtype} {array.shape}")
         used.add(name)
     return used
 
@@ -317,7 +361,8 @@ def _check_weight(graph: Graph, op: Op, name: str) -> set[str]:
         parts = graph.weight_parts(op)
     except KeyError:
         raise GraphError(f"{op.name}: constant {name!r} is missing") from None
-    op.format.decode(parts, shape, op.name)  # checks types, sizes and index ranges
+    weight = op.format.decode(parts, shape, op.name)  # checks types, sizes and index ranges
+    _need_graph(weight.dtype == ELEMENTS[op.element], f"{op.name}: weights are {weight.dtype}, the op says {op.element}")
     if op.format.kind == "dense":
         return {name}
     if not parts:

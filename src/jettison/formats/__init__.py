@@ -19,14 +19,15 @@ import numpy as np
 from ..errors import FormatError, PatternError
 from .cost import Cost
 from .dense import Dense
+from .element import ELEMENTS
 from .nm import NM
 
-__all__ = ["FORMATS", "NM", "Cost", "Dense", "Format", "from_json", "parse", "to_json"]
+__all__ = ["ELEMENTS", "FORMATS", "NM", "Cost", "Dense", "Format", "from_json", "parse", "to_json"]
 
 
 @runtime_checkable
 class Format(Protocol):
-    """The contract of every format. `w` is a float32 array of shape (k, r, s, c)."""
+    """The contract of every format. `w` is a float32 or int8 array of shape (k, r, s, c)."""
 
     kind: ClassVar[str]
 
@@ -43,7 +44,7 @@ class Format(Protocol):
         ...
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
-        """The (k, r, s, c) float32 weights; checks every part first (files are untrusted)."""
+        """The (k, r, s, c) weights; checks every part first (files are untrusted)."""
         ...
 
     def density(self, shape: tuple[int, ...]) -> float:

@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import FormatError
+from .element import WEIGHT_TYPES, weights
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One part, `weight`, float32 (k, r, s, c)."""
+    """One part, `weight`, float32 or int8 (k, r, s, c)."""
 
     kind: ClassVar[str] = "dense"
 
@@ -29,13 +30,13 @@ class Dense:
 
     def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
         self.check(w.shape, where)
-        return {"weight": np.ascontiguousarray(w, np.float32)}
+        return {"weight": weights(w)}
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
         w = parts.get("weight")
-        if set(parts) != {"weight"} or w is None or w.shape != tuple(shape) or w.dtype != np.float32:
+        if set(parts) != {"weight"} or w is None or w.shape != tuple(shape) or w.dtype not in WEIGHT_TYPES:
             got = {k: (v.shape, str(v.dtype)) for k, v in parts.items()}
-            raise FormatError(f"{where}: dense needs one float32 part 'weight' of shape {tuple(shape)}, got {got}")
+            raise FormatError(f"{where}: dense needs one float32 or int8 part 'weight' of shape {tuple(shape)}, got {got}")
         return w
 
     def density(self, shape: tuple[int, ...]) -> float:

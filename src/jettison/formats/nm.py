@@ -2,7 +2,7 @@
 
     W (k, r, s, c), groups g = c / M:   ‖W[k, r, s, gM : (g+1)M]‖₀ ≤ N   for all k, r, s, g
 
-Stored as `values` float32 (k, r, s, g·N), ordered by channel inside each group, and `indices`,
+Stored as `values`, float32 or int8 (k, r, s, g·N), ordered by channel inside each group, and `indices`,
 their positions 0 … M−1 inside the group, ⌈log2 M⌉ bits each, little-endian bit stream.
 A group with fewer than N non-zeros is filled up with zeros at its lowest free positions.
 
@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import FormatError, PatternError
+from .element import WEIGHT_TYPES, weights
 
 M_MAX = 64
 
@@ -79,7 +80,7 @@ class NM:
             over = int((np.count_nonzero(w.reshape(-1, self.m), axis=1) > self.n).sum())
             raise FormatError(f"{where}: {over} of {w.size // self.m} groups have more than {self.n} of {self.m} weights; prune the layer to {self} first")
         k, r, s, c = w.shape
-        flat = np.ascontiguousarray(w, np.float32).reshape(-1, self.m)
+        flat = weights(w).reshape(-1, self.m)
         # kept first (nonzeros, then the lowest free positions), then back into channel order
         order = np.sort(np.argsort(flat == 0, axis=1, kind="stable")[:, : self.n], axis=1)
         values = np.take_along_axis(flat, order, axis=1).reshape(k, r, s, c // self.m * self.n)
@@ -93,8 +94,8 @@ class NM:
         values, indices = parts.get("values"), parts.get("indices")
         if set(parts) != {"values", "indices"} or values is None or indices is None:
             raise FormatError(f"{where}: {self} needs parts 'values' and 'indices', got {sorted(parts)}")
-        if values.shape != kept or values.dtype != np.float32:
-            raise FormatError(f"{where}: 'values' must be float32 {kept}, got {values.dtype} {values.shape}")
+        if values.shape != kept or values.dtype not in WEIGHT_TYPES:
+            raise FormatError(f"{where}: 'values' must be float32 or int8 {kept}, got {values.dtype} {values.shape}")
         count = int(np.prod(kept))
         need = (count * self.index_bits + 7) // 8
         if indices.dtype != np.uint8 or indices.shape != (need,):
@@ -106,7 +107,7 @@ class NM:
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
         pos = self.positions(parts, shape, where).reshape(-1, self.n)
-        w = np.zeros((int(np.prod(shape)) // self.m, self.m), np.float32)
+        w = np.zeros((int(np.prod(shape)) // self.m, self.m), parts["values"].dtype)
         np.put_along_axis(w, pos.astype(np.int64), parts["values"].reshape(-1, self.n), axis=1)
         return w.reshape(shape)
 
