@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_op import accepts, constants, kernels, run
 
 from jettison import reference
 from jettison.formats import NM, Dense, Format
+from native_op import accepts, constants, kernels, run
 
 # n, h, w, c, k, r, s, stride, pad (t, l, b, r), dilation, groups
 SHAPES = {
@@ -137,7 +137,16 @@ def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
         score = rng.random((9, 2, 1, c)) if where == "random" else np.tile(np.arange(pattern.m)[:: -1 if where == "first" else 1] + 1.0, 5)
         keep = pattern.mask(np.broadcast_to(score, (9, 2, 1, c)).astype(np.float32))
         params = {"weight": (rng.standard_normal((9, 2, 1, c)) * keep).astype(np.float32)}
-        attrs = {"k": 9, "kernel": [2, 1], "stride": [1, 1], "pad": [0, 0, 1, 0], "dilation": [1, 1], "groups": 1, "act": "none", "alpha": 0.0}
+        attrs = {
+            "k": 9,
+            "kernel": [2, 1],
+            "stride": [1, 1],
+            "pad": [0, 0, 1, 0],
+            "dilation": [1, 1],
+            "groups": 1,
+            "act": "none",
+            "alpha": 0.0,
+        }
         want = reference.compute("conv", [x], attrs, params)
         for kernel, fmt, isa in kernels("conv"):
             if fmt == "nm":

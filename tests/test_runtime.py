@@ -7,10 +7,10 @@ import sys
 import threading
 from dataclasses import replace
 
-import graphs
 import numpy as np
 import pytest
 
+import graphs
 from jettison import _native, reference
 from jettison.errors import InputError, KernelError
 from jettison.file import save
@@ -160,7 +160,9 @@ def test_plan_never_overlaps_living_tensors() -> None:
     for _ in range(30):
         graph = chain_with_skips(rng)
         layout = plan(graph, 3, 256)
-        last = {t: max([i for i, op in enumerate(graph.ops) if t in op.inputs] + [len(graph.ops) * (t in graph.outputs)]) for t in graph.tensors}
+        last = {
+            t: max([i for i, op in enumerate(graph.ops) if t in op.inputs] + [len(graph.ops) * (t in graph.outputs)]) for t in graph.tensors
+        }
         for i, op in enumerate(graph.ops):
             out = op.outputs[0]
             for t in graph.tensors:
@@ -181,7 +183,7 @@ def chain_with_skips(rng: np.random.Generator) -> Graph:
         out = f"t{i + 1}"
         ops.append(Op(f"op{i}", "add", (a, b), (out,), {"act": "none", "alpha": 0.0}))
         names.append(out)
-    tensors = {t: TensorSpec(t, (7, int(8))) for t in names}
+    tensors = {t: TensorSpec(t, (7, 8)) for t in names}
     return Graph(ops=tuple(ops), tensors=tensors, inputs=("t0",), outputs=(names[-1],))
 
 

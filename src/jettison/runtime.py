@@ -194,7 +194,9 @@ class Session:
                 raise KernelError(f"layer {op.name}: kernel {wanted!r} does not accept it; these do: {', '.join(f[0] for f in found)}")
             return self._pack(op, size, kept[0], "asked for", found, {})
         if not found:
-            raise KernelError(f"layer {op.name}: no {self.isa} kernel computes {op.kind} with {len(op.inputs)} inputs; please report the model")
+            raise KernelError(
+                f"layer {op.name}: no {self.isa} kernel computes {op.kind} with {len(op.inputs)} inputs; please report the model"
+            )
         if len(found) == 1:
             return self._pack(op, size, found[0], "the only kernel for it", found, {})
         if tune:

@@ -151,7 +151,9 @@ def _concat(xs: list[Shape], a: Mapping[str, Any]) -> Shape:
     axis, x = a["axis"], xs[0]
     _need(axis < len(x), f"axis {axis} does not fit shape {x}")
     for y in xs:
-        _need(len(y) == len(x) and all(d == e or i == axis for i, (d, e) in enumerate(zip(x, y))), f"shapes {xs} differ outside axis {axis}")
+        _need(
+            len(y) == len(x) and all(d == e or i == axis for i, (d, e) in enumerate(zip(x, y))), f"shapes {xs} differ outside axis {axis}"
+        )
     return (*x[:axis], sum(y[axis] for y in xs), *x[axis + 1 :])
 
 
@@ -192,7 +194,13 @@ _WINDOW = {"kernel": _ints(2, 1), "stride": _ints(2, 1), "pad": _ints(4, 0)}
 KINDS: dict[str, Kind] = {
     # act(conv(x, weight) + bias + residual); weight (k, r, s, c / groups); pad with zeros
     "conv": Kind(
-        (1, 2), {"k": _nat(1), "groups": _nat(1), "dilation": _ints(2, 1), **_WINDOW, **_ACT}, _conv, ("weight",), ("bias",), quantized=("u8", "f32")),
+        (1, 2),
+        {"k": _nat(1), "groups": _nat(1), "dilation": _ints(2, 1), **_WINDOW, **_ACT},
+        _conv,
+        ("weight",),
+        ("bias",),
+        quantized=("u8", "f32"),
+    ),
     # act(x · weightᵀ + bias + residual) over the last axis; weight (k, 1, 1, c)
     "linear": Kind((1, 2), {"k": _nat(1), **_ACT}, _linear, ("weight",), ("bias",), quantized=("u8", "f32")),
     # maximum over each window; padding never wins
@@ -216,7 +224,11 @@ KINDS: dict[str, Kind] = {
     "pad": Kind((1, 1), {"pads": _pairs, "value": _float}, _pad, quantized=("same",)),
     # source row = (i + ½)·scale − ½ (half pixel), i·scale (nearest, floored) or align_corners; scale is input/output step
     "upsample": Kind(
-        (1, 1), {"mode": _one_of("nearest", "bilinear"), "size": _ints(2, 1), "scale": _floats2, "align_corners": _bool}, _upsample, quantized=("same",)),
+        (1, 1),
+        {"mode": _one_of("nearest", "bilinear"), "size": _ints(2, 1), "scale": _floats2, "align_corners": _bool},
+        _upsample,
+        quantized=("same",),
+    ),
     # channel j·g + i takes channel i·(c/g) + j
     "channel_shuffle": Kind((1, 1), {"groups": _nat(1)}, _shuffle, quantized=("same",)),
     "reshape": Kind((1, 1), {"shape": _ints(None, 1)}, _reshape, quantized=("same",)),
@@ -325,9 +337,14 @@ def _check_dtypes(graph: Graph, op: Op) -> None:
     allowed = KINDS[op.kind].quantized
     _need_graph(bool(allowed), f"{op.name}: {op.kind} takes no u8 input; dequantize it first")
     same = (out.scale, out.zero) == (xs[0].scale, xs[0].zero)
-    _need_graph(out.dtype in allowed or ("same" in allowed and out.dtype == "u8" and same), f"{op.name}: {op.kind} on u8 gives {' or '.join(allowed)}, not {out.dtype} of another scale")
+    _need_graph(
+        out.dtype in allowed or ("same" in allowed and out.dtype == "u8" and same),
+        f"{op.name}: {op.kind} on u8 gives {' or '.join(allowed)}, not {out.dtype} of another scale",
+    )
     if "act" in op.attrs and op.kind != "act":
-        _need_graph(op.attrs["act"] in CLAMPS, f"{op.name}: a quantized {op.kind} can only clamp ({', '.join(CLAMPS)}), not {op.attrs['act']}")
+        _need_graph(
+            op.attrs["act"] in CLAMPS, f"{op.name}: a quantized {op.kind} can only clamp ({', '.join(CLAMPS)}), not {op.attrs['act']}"
+        )
     if op.kind == "upsample":
         _need_graph(op.attrs["mode"] == "nearest", f"{op.name}: only the nearest upsample takes u8")
 
@@ -349,7 +366,9 @@ def _check_params(graph: Graph, op: Op) -> set[str]:
         if array is None:
             raise GraphError(f"{op.name}: constant {name!r} is missing")
         dtype, shape = ("uint8", (256,)) if role == "table" else ("int32" if quantized and role == "bias" else "float32", (width,))
-        _need_graph(array.dtype == dtype and array.shape == shape, f"{op.name}: {role} must be {dtype} {shape}, got {array.dtype} {array.shape}")
+        _need_graph(
+            array.dtype == dtype and array.shape == shape, f"{op.name}: {role} must be {dtype} {shape}, got {array.dtype} {array.shape}"
+        )
         used.add(name)
     return used
 

@@ -78,7 +78,9 @@ class NM:
         self.check(w.shape, where)
         if not self.satisfied(w):
             over = int((np.count_nonzero(w.reshape(-1, self.m), axis=1) > self.n).sum())
-            raise FormatError(f"{where}: {over} of {w.size // self.m} groups have more than {self.n} of {self.m} weights; prune the layer to {self} first")
+            raise FormatError(
+                f"{where}: {over} of {w.size // self.m} groups have more than {self.n} of {self.m} weights; prune the layer to {self} first"
+            )
         k, r, s, c = w.shape
         flat = weights(w).reshape(-1, self.m)
         # kept first (nonzeros, then the lowest free positions), then back into channel order
