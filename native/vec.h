@@ -138,6 +138,18 @@ JT_INLINE float sum(f32v v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 #endif
 
+// v, loaded once: else the compiler may load it again for every use, and loads are the scarcer resource.
+JT_INLINE f32v hold(f32v v) {
+#if defined(__x86_64__)
+#if defined(JETTISON_AVX512)
+  __asm__("" : "+v"(v));
+#else
+  __asm__("" : "+x"(v));
+#endif
+#endif
+  return v;
+}
+
 // e^x, relative error below 3e-7; saturates outside ±87. x = n·ln2 + f, |f| ≤ ln2/2, Taylor to f^6.
 JT_INLINE f32v exp(f32v x) {
   x = min(set1(87.0f), max(set1(-87.0f), x));

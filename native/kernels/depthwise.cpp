@@ -11,7 +11,7 @@
 //
 // Compiled for S = 3, 5, 7 and stride 1, 2 (dilation 1, m = 1); anything else loads once per tap.
 // Rows and columns on padding are left out: rows for the whole tile, columns only in tiles that touch the border.
-// A job is a band of output rows; inside it a few vectors of channels at a time run over the whole
+// A job is a band of output rows. In narrow images a few vectors of channels at a time run over the whole
 // band, so that the input rows that output rows share are still in the first-level cache.
 #include "../conv.h"
 
@@ -50,28 +50,30 @@ double cycles(const Problem& a) {
 
 int64_t jobs(const Problem& a) { return job_count(cycles(a), a.n * a.p); }
 
-// One output row of one image, one block of channels.
+// One output row, as all its tiles and blocks of channels share it.
 struct Row {
-  const float* x;         // input at the first live kernel row, column 0, the block's first channel
-  int64_t row;            // floats from one kernel row to the next
-  int64_t rows;           // live kernel rows
-  const float* weights;   // of the first live kernel row
-  const uint8_t* lanes;   // input channel of each lane
-  f32v bias;
+  const float* x;        // input at the first live kernel row, column 0, channel 0
+  int64_t step;          // floats from one kernel row to the next
+  int64_t rows;          // live kernel rows
+  const float* bias;
+  const float* weights;  // of block 0, first live kernel row
+  const uint8_t* lanes;  // input channel of each lane
+  float* out;
+  const float* residual;
 };
 
 // Sums of T pixels from input column `column` on. Edge: columns outside the image are left out.
 template <int T, int S, int Stride, bool Edge>
-JT_INLINE void accumulate(const Problem& a, const Row& b, int64_t column, f32v (&acc)[T][1]) {
+JT_INLINE void accumulate(const Problem& a, const Row& b, const float* image, const float* weights, int64_t column, f32v (&acc)[T][1]) {
   constexpr int kColumns = (T - 1) * Stride + S;
-  for (int64_t r = 0; r < b.rows; ++r) {
+  for (int64_t r = 0; r < b.rows; ++r, weights += S * W) {
     f32v weight[S];
-    for (int s = 0; s < S; ++s) weight[s] = load(b.weights + (r * S + s) * W);
-    const float* x = b.x + r * b.row + column * a.c;
+    for (int s = 0; s < S; ++s) weight[s] = load(weights + s * W);
+    const float* x = image + r * b.step + column * a.c;
 #pragma GCC unroll 32
     for (int j = 0; j < kColumns; ++j, x += a.c) {
       if (Edge && (uint64_t)(column + j) >= (uint64_t)a.w) continue;
-      const f32v v = load(x);
+      const f32v v = hold(load(x));
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s)
         if (j >= s && (j - s) % Stride == 0 && (j - s) / Stride < T) acc[(j - s) / Stride][0] = fma(v, weight[s], acc[(j - s) / Stride][0]);
@@ -81,88 +83,100 @@ JT_INLINE void accumulate(const Problem& a, const Row& b, int64_t column, f32v (
 
 // The same for any kernel width, stride, dilation and depth multiplier.
 template <int T, bool Multiplied>
-JT_INLINE void accumulate_any(const Problem& a, const Row& b, int64_t column, f32v (&acc)[T][1]) {
-  const float* weight = b.weights;
-  for (int64_t r = 0; r < b.rows; ++r)
-    for (int64_t s = 0; s < a.s; ++s, weight += W) {
-      const f32v w = load(weight);
+JT_INLINE void accumulate_any(const Problem& a, const Row& b, const float* image, const float* weights, const uint8_t* lanes, int64_t column,
+                              f32v (&acc)[T][1]) {
+  for (int64_t r = 0; r < b.rows; ++r, image += b.step)
+    for (int64_t s = 0; s < a.s; ++s, weights += W) {
+      const f32v weight = load(weights);
       int64_t at = column + s * a.dilation_w;
       for (int t = 0; t < T; ++t, at += a.stride_w) {
         if ((uint64_t)at >= (uint64_t)a.w) continue;
-        const f32v v = load(b.x + r * b.row + at * a.c);
-        acc[t][0] = fma(Multiplied ? permute(b.lanes, v) : v, w, acc[t][0]);
+        const f32v v = load(image + at * a.c);
+        acc[t][0] = fma(Multiplied ? permute(lanes, v) : v, weight, acc[t][0]);
       }
     }
 }
 
-// One tile: T pixels, `live` of them inside the row. S = 0: any kernel; Stride = 0: with a depth multiplier.
+// A whole output row, `blocks` of its channels. S = 0: any kernel; then Stride = 0: with a depth multiplier.
 template <int T, int S, int Stride>
-void tile(const Problem& a, const Row& b, int64_t pixel, float* out, const float* residual, int64_t width) {
-  const int64_t column = pixel * a.stride_w - a.pad_l, live = min64(T, a.q - pixel);
-  f32v acc[T][1];
-  for (int t = 0; t < T; ++t) acc[t][0] = b.bias;
-  if constexpr (S == 0) {
-    accumulate_any<T, Stride == 0>(a, b, column, acc);
-  } else if (column >= 0 && column + (T - 1) * Stride + S <= a.w) {
-    accumulate<T, S, Stride, false>(a, b, column, acc);
-  } else {
-    accumulate<T, S, Stride, true>(a, b, column, acc);
+void run_row(const Problem& a, const Row& b, Range blocks) {
+  for (int64_t pixel = 0; pixel < a.q; pixel += T) {
+    const int64_t column = pixel * a.stride_w - a.pad_l, live = min64(T, a.q - pixel);
+    const bool inside = column >= 0 && column + (T - 1) * Stride + S <= a.w && live == T;
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const int64_t channel = block * W, at = pixel * a.k + channel;
+      const float* weights = b.weights + channel * taps(a);
+      const float* residual = b.residual ? b.residual + at : nullptr;
+      f32v acc[T][1];
+      for (int t = 0; t < T; ++t) acc[t][0] = load(b.bias + channel);
+      if constexpr (S == 0) {
+        const int64_t first = Stride ? channel : channel / multiplier(a);
+        accumulate_any<T, Stride == 0>(a, b, b.x + first, weights, b.lanes + channel, column, acc);
+      } else if (inside) {
+        accumulate<T, S, Stride, false>(a, b, b.x + channel, weights, column, acc);
+        if (a.k - channel >= W) {
+          finish<T, 1>(a, acc, b.out + at, residual, W);
+          continue;
+        }
+      } else {
+        accumulate<T, S, Stride, true>(a, b, b.x + channel, weights, column, acc);
+      }
+      finish<T, 1>(a, acc, b.out + at, residual, a.k - channel, live);
+    }
   }
-  if (live == T) finish<T, 1>(a, acc, out, residual, width);
-  else finish<T, 1>(a, acc, out, residual, width, live);
 }
 
-using TileRun = void (*)(const Problem&, const Row&, int64_t, float*, const float*, int64_t);
+using RunRow = void (*)(const Problem&, const Row&, Range);
 
 template <int T>
-TileRun tile_for(const Problem& a) {
-  if (multiplier(a) > 1) return tile<T, 0, 0>;
-  if (a.dilation_w > 1 || a.stride_w > 2) return tile<T, 0, 1>;
+RunRow row_of(const Problem& a) {
+  if (multiplier(a) > 1) return run_row<T, 0, 0>;
+  if (a.dilation_w > 1 || a.stride_w > 2) return run_row<T, 0, 1>;
   switch (a.s * 2 + a.stride_w) {
-    case 7: return tile<T, 3, 1>;
-    case 8: return tile<T, 3, 2>;
-    case 11: return tile<T, 5, 1>;
-    case 12: return tile<T, 5, 2>;
-    case 15: return tile<T, 7, 1>;
-    case 16: return tile<T, 7, 2>;
-    default: return tile<T, 0, 1>;
+    case 7: return run_row<T, 3, 1>;
+    case 8: return run_row<T, 3, 2>;
+    case 11: return run_row<T, 5, 1>;
+    case 12: return run_row<T, 5, 2>;
+    case 15: return run_row<T, 7, 1>;
+    case 16: return run_row<T, 7, 2>;
+    default: return run_row<T, 0, 1>;
   }
 }
 
-// Vectors of channels that run over a band together: as many as keep their input rows in half the first-level cache.
+// Blocks of channels that run over a band together: as many as keep the input rows of one output row in
+// half the first-level cache. Where that would be very few, all: then long runs of memory serve better.
 int64_t together(const Problem& a) {
-  const int64_t band = (a.r * a.dilation_h + a.stride_h) * a.w * W * 4;
-  const int64_t fit = (16 << 10) / band;
-  return fit < 2 ? 2 : fit;
+  const int64_t fit = (16 << 10) / ((a.r * a.dilation_h + a.stride_h) * a.w * W * 4);
+  return fit < 4 ? blocks(a) : fit;
 }
 
-// Output row `row` of the whole batch, blocks [first, last).
-void run_row(const Call& call, int64_t row, int64_t first, int64_t last, TileRun run_tile, int64_t step) {
+// Output row `row` of the whole batch.
+Row locate_row(const Call& call, int64_t row) {
   const Problem& a = *call.problem;
-  const float* bias = (const float*)call.packed;
-  const float* weights = bias + blocks(a) * W;
-  const uint8_t* lanes = (const uint8_t*)(weights + blocks(a) * W * taps(a));
   const int64_t top = row % a.p * a.stride_h - a.pad_t;
   const int64_t skip = top < 0 ? ceil_div(-top, a.dilation_h) : 0;  // kernel rows above the image
   const int64_t end = top < a.h ? min64(a.r, ceil_div(a.h - top, a.dilation_h)) : 0;
-  const float* image = (const float*)call.in[0] + row / a.p * a.h * a.w * a.c + (top + skip * a.dilation_h) * a.w * a.c;
-  for (int64_t pixel = 0; pixel < a.q; pixel += step)
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t channel = block * W, out = (row * a.q + pixel) * a.k + channel;
-      const Row b = {image + channel / multiplier(a), a.dilation_h * a.w * a.c, max64(end - skip, 0),
-                     weights + (block * taps(a) + skip * a.s) * W, lanes + channel, load(bias + channel)};
-      run_tile(a, b, pixel, (float*)call.out + out, a.residual ? (const float*)call.in[1] + out : nullptr, a.k - channel);
-    }
+  const int64_t out = row * a.q * a.k;
+  Row b;
+  b.x = (const float*)call.in[0] + (row / a.p * a.h + top + skip * a.dilation_h) * a.w * a.c;
+  b.step = a.dilation_h * a.w * a.c;
+  b.rows = max64(end - skip, 0);
+  b.bias = (const float*)call.packed;
+  b.weights = b.bias + blocks(a) * W + skip * a.s * W;
+  b.lanes = (const uint8_t*)(b.bias + blocks(a) * W * (1 + taps(a)));
+  b.out = (float*)call.out + out;
+  b.residual = a.residual ? (const float*)call.in[1] + out : nullptr;
+  return b;
 }
 
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Range mine = range(a.n * a.p, jobs(a), job);
   const bool seven = ceil_div(a.q, 7) * 7 < ceil_div(a.q, 8) * 8;  // the width that leaves fewer pixels over
-  const TileRun run_tile = seven ? tile_for<7>(a) : tile_for<8>(a);
+  const RunRow run = seven ? row_of<7>(a) : row_of<8>(a);
   for (int64_t first = 0; first < blocks(a); first += together(a))
     for (int64_t row = mine.begin; row < mine.end; ++row)
-      run_row(call, row, first, min64(first + together(a), blocks(a)), run_tile, seven ? 7 : 8);
+      run(a, locate_row(call, row), {first, min64(first + together(a), blocks(a))});
 }
 
 double cost(const Problem& a, const Constants&) { return cycles(a); }
