@@ -123,7 +123,7 @@ def test_a_worker_that_dies_leaves_its_last_words(saved):
 def test_a_damaged_file_is_the_users_error_in_the_worker_too(tmp_path):
     path = tmp_path / "bad.jettison"
     path.write_bytes(b"not a file")
-    with pytest.raises(WorkerFailed, match="is not a .jettison file") as e:
+    with pytest.raises(WorkerFailed, match=r"is not a \.jettison file") as e:
         Worker("jettison", "f32", path, random_inputs(small(), 1, 0), ONE)
     assert e.value.expected
 

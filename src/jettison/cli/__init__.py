@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(e), USAGE)
     except UsageError as e:
         where = e.ctx.command_path if e.ctx else "jettison"
-        _fail(f"{e.format_message()} See: {where} --help", USAGE)
+        _fail(f"{e.format_message().rstrip('.')}; see {where} --help", USAGE)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # `jettison inspect … | head`
@@ -76,6 +76,8 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(*_missing(e))
     except Exception as e:
         _fail(f"this is a bug of Jettison, please report it: {type(e).__name__}: {e} ({DEBUG}=1 shows where)", BUG)
+    if code == INTERRUPTED:  # some versions of typer catch the interrupt themselves
+        _fail("interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,0 +1,331 @@
+"""The command line as a user meets it: results, JSON, help, and one line with exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphs import small
+from jettison import cli, file
+from jettison.cli import VERBS, main
+
+NET = """
+from torch import nn
+
+def net(num_classes=10, in_channels=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
+    )
+
+def six(num_classes=10, in_channels=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+    )
+"""
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """Run a command in this process."""
+    monkeypatch.setenv("JETTISON_DEBUG", "0")
+
+    def run(*args: object) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as e:
+            main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        return Result(e.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "small.jettison"
+    file.save(small(), path, {"classes": ["a", "b", "c"]})
+    return path
+
+
+@pytest.fixture
+def net(tmp_path):
+    """`net.py` in the test's folder; the prefix to name a function of it."""
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return f"{path}:"
+
+
+def files(folder: Path) -> set[Path]:
+    return {p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
+# ---- help
+
+
+def test_help_lists_every_command_without_importing_pytorch():
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['jettison', '--help']; from jettison.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_teaches_by_example(call, verb):
+    result = call(verb, "--help")
+    assert result.code == 0
+    assert f"jettison {verb} " in result.out.split("Example")[1]
+    assert "--json" in result.out
+
+
+def test_without_a_command_there_is_help_and_a_typo_gets_a_suggestion(call):
+    assert "Usage: jettison" in call().out
+    result = call("expalin")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "Did you mean 'explain'" in result.err
+
+
+def test_version(call):
+    assert call("--version").out.strip() == "0.1.0"
+
+
+# ---- what the commands say
+
+
+def test_inspect_tells_what_is_in_a_file(call, saved):
+    result = call("inspect", saved, "--layers", "--json", "-")
+    data = json.loads(result.out)  # tables went to stderr
+    assert data["formats"]["2:4"] == {"layers": 1, "weight_bytes": 1224, "macs_dense": 5 * 6 * 8 * 72, "macs_kept": 5 * 6 * 8 * 36}
+    assert data["meta"] == {"classes": ["a", "b", "c"]}
+    assert data["file_bytes"] == saved.stat().st_size
+    assert [layer["name"] for layer in data["layers"]] == ["a", "b", "c", "d"]
+    assert "2:4" in result.err
+
+
+def test_explain_has_a_row_per_layer_and_sums_that_add_up(call, saved, tmp_path):
+    result = call("explain", saved, "--runs", 3, "--threads", 1, "--batch", 2, "--json", tmp_path / "e.json")
+    data = json.loads((tmp_path / "e.json").read_text())
+    rows = {row["name"]: row for row in data["layers"]}
+    assert {"a", "b", "c", "d"} < set(rows)
+    assert (rows["b"]["format"], rows["b"]["macs_dense"], rows["b"]["macs_kept"]) == ("2:4", 2 * 30 * 8 * 72, 2 * 30 * 8 * 36)
+    assert {c["kernel"] for c in rows["b"]["candidates"]} == {"dense", "nm"}
+    for key in ("macs_dense", "macs_kept", "weight_bytes", "median_ms"):
+        assert data["total"][key] == pytest.approx(sum(row[key] for row in rows.values()))
+    assert data["total"]["operations_dense"] == 2 * data["total"]["macs_dense"]
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+    assert "total" in result.out and "MACs dense" in result.out and "operations" in result.out
+
+
+def test_verify_checks_every_instruction_set(call, saved):
+    from jettison.runtime import isas
+
+    result = call("verify", saved, "--json", "-")
+    assert result.code == 0, result.err
+    names = {c["name"] for c in json.loads(result.out)["checks"]}
+    assert {f"{isa}, the reference" for isa in isas()} | {f"{isa}, two threads" for isa in isas()} | {"file", "patterns"} == names
+
+
+def test_bench_writes_the_promised_json(call, saved, tmp_path):
+    result = call("bench", saved, "--runs", 2, "--threads", 1, "--batch", 3, "--json", tmp_path / "b.json")
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "b.json").read_text())
+    keys = {"engine", "element", "pattern", "median_ms", "p10_ms", "p90_ms", "runs"}
+    assert [set(row) for row in data["rows"]] == [keys, keys]
+    assert [(r["engine"], r["element"], r["pattern"], r["runs"]) for r in data["rows"]] == [
+        ("jettison", "f32", "dense", 2),
+        ("jettison", "f32", "2:4", 2),
+    ]
+    assert (data["model"], data["batch"], data["threads"]) == (str(saved), 3, 1)
+    assert data["machine"]["processor"]
+
+
+def test_compress_ends_with_a_file_that_is_as_good_as_it_says(call, net, tmp_path):
+    out = tmp_path / "net.jettison"
+    command = (
+        "compress",
+        net + "net",
+        "--data",
+        "digits",
+        "--pattern",
+        "1:4",
+        "--dense-epochs",
+        2,
+        "--epochs",
+        2,
+        "--lr",
+        0.2,
+        "--threads",
+        1,
+    )
+    options = ("--runs", 2, "-o", out, "--json", tmp_path / "c.json", "--save-weights", tmp_path / "w.safetensors")
+    result = call(*command, *options)
+    assert result.code == 0, result.err
+    assert all(word in result.out for word in ("accuracy", "median ms", "file", "as fast", "1 of 3 layers are 1:4"))
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert data["accuracy"]["1:4"] == data["history"]["sparse"][-1]["accuracy"] > 0.2  # PyTorch's own, on all test images
+    assert [r["pattern"] for r in data["latency"]] == ["dense", "1:4"]
+
+    evaluated = call("eval", out, "--data", "digits", "--threads", 1, "--json", "-")
+    assert json.loads(evaluated.out)["accuracy"] == data["accuracy"]["1:4"]
+    torch_says = call("eval", net + "net", "--weights", tmp_path / "w.safetensors", "--data", "digits", "--threads", 1, "--json", "-")
+    assert json.loads(torch_says.out)["accuracy"] == data["accuracy"]["1:4"]
+    assert call("verify", out, "--model", net + "net", "--weights", tmp_path / "w.safetensors").code == 0
+
+    first = out.read_bytes()
+    assert call(*command, *options, "--resume").code == 0
+    assert out.read_bytes() == first
+    other = call(*command, "-o", out, "--resume", "--decay", 1e-3)
+    assert other.code == 2
+    assert "decay None (now 0.001)" in other.err
+    assert out.read_bytes() == first
+
+
+def test_verify_finds_weights_that_are_not_the_files(call, net, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from jettison import zoo
+    from jettison.export import export
+
+    torch.manual_seed(0)
+    model = zoo.build(net + "net", in_channels=1).eval()
+    file.save(export(model, (1, 8, 8)), tmp_path / "n.jettison")
+    save_file({k: v + 0.01 if v.is_floating_point() else v for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
+    result = call("verify", tmp_path / "n.jettison", "--model", net + "net", "--weights", tmp_path / "w.safetensors")
+    assert result.code == 2
+    assert "FAILED" in result.out
+    assert "PyTorch: relative error" in result.err
+
+
+# ---- bad input: one line, exit code 2, no file
+
+BENCH = ("bench", "resnet20_cifar", "--size", 16, "--runs", 1)
+COMPRESS = ("compress", "NETnet", "--data", "digits", "--dense-epochs", 1, "--epochs", 1, "-o", "TMP/out.jettison")
+BAD = {
+    "impossible pattern": ((*BENCH, "--pattern", "3:2"), "pattern 3:2: needs 1 <= N <= M"),
+    "pattern of nothing": ((*BENCH, "--pattern", "0:4"), "pattern 0:4"),
+    "no pattern at all": ((*BENCH, "--pattern", "half"), "pattern 'half' is not known"),
+    "unknown network": (("bench", "resnet21"), "model 'resnet21' is not known"),
+    "unknown engine": ((*BENCH, "--against", "tvm"), "engine 'tvm' is not known"),
+    "unknown element": ((*BENCH, "--element", "fp8"), "element 'fp8' is not known"),
+    "too many threads": ((*BENCH, "--threads", 9999), "threads must lie between 1 and"),
+    "unknown option": ((*BENCH, "--quick"), "No such option"),
+    "no number": ((*BENCH, "--batch", "two"), "Invalid value for '--batch'"),
+    "missing file": (("inspect", "TMP/none.jettison"), "there is no such file"),
+    "no such folder": (("inspect", "SAVED", "--json", "TMP/none/x.json"), "does not exist"),
+    "model without weights": (("verify", "SAVED", "--model", "resnet18"), "--model and --weights belong together"),
+    "network without weights": (("eval", "resnet18", "--data", "digits"), "needs --weights"),
+    "unknown data": ((*COMPRESS, "--data", "digit"), "data set 'digit' is not known"),
+    "unknown method": ((*COMPRESS, "--method", "magic"), "method 'magic' is not known"),
+    "compress to dense": ((*COMPRESS, "--pattern", "dense"), "leaves nothing to compress"),
+    "impossible compression": ((*COMPRESS, "--pattern", "3:2"), "pattern 3:2"),
+    "nothing to start from": ((*COMPRESS, "--dense-epochs", 0), "nothing trained to start from"),
+    "training without epochs": ((*COMPRESS, "--epochs", 0), "method srste needs epochs"),
+    "channels that do not divide": (("compress", "NETsix", *COMPRESS[2:], "--pattern", "2:4"), "divisible by 4, got 6"),
+    "missing weights": ((*COMPRESS, "--weights", "TMP/none.pt"), "no such file"),
+    "missing output folder": ((*COMPRESS, "-o", "TMP/none/out.jettison"), "does not exist"),
+    "data that do not fit": (("eval", "SAVED", "--data", "digits"), "the network takes 5×6×4"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(call, saved, net, tmp_path, case):
+    pytest.importorskip("torch")
+    args, message = BAD[case]
+    before = files(tmp_path)
+    result = call(*(str(a).replace("TMP", str(tmp_path)).replace("SAVED", str(saved)).replace("NET", net) for a in args))
+    assert result.code == 2, result.err
+    assert message in result.err
+    assert result.err.startswith("jettison: ") and result.err.count("\n") == 1
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", ["inspect", "explain", "verify", "bench"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_files_are_refused(call, saved, verb, damage):
+    data = bytearray(saved.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    else:
+        data[-5] ^= 4
+    saved.write_bytes(data)
+    result = call(verb, saved)
+    assert result.code == 2
+    assert result.err.count("\n") == 1 and str(saved) in result.err
+    assert result.out == ""
+
+
+def test_weights_that_do_not_fit_are_listed(call, net, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"0.weight": torch.zeros(16, 1, 3, 3), "head.weight": torch.zeros(3)}, tmp_path / "w.pt")
+    result = call(*(str(a).replace("TMP", str(tmp_path)).replace("NET", net) for a in COMPRESS), "--weights", tmp_path / "w.pt")
+    assert result.code == 2
+    assert "missing: 0.bias" in result.err and "unexpected: head.weight" in result.err
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.write_text, (Path("owned"), "x"))
+
+
+def test_a_pickle_that_would_run_code_does_not(call, net, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").write_bytes(pickle.dumps({"state_dict": Evil()}))
+    result = call("eval", net + "net", "--data", "digits", "--weights", tmp_path / "w.pt")
+    assert result.code == 2
+    assert "w.pt" in result.err
+    assert not (tmp_path / "owned").exists()
+
+
+# ---- how commands end
+
+
+def test_our_bug_is_said_to_be_one(call, saved, monkeypatch):
+    monkeypatch.setattr(file, "load", lambda path: 1 / 0)
+    result = call("inspect", saved)
+    assert result.code == 1
+    assert "bug of Jettison" in result.err and result.err.count("\n") == 1
+    assert "Traceback" in call("--debug", "inspect", saved).err
+
+
+def test_an_interrupt_ends_cleanly(call, saved, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(file, "load", interrupted)
+    result = call("inspect", saved)
+    assert (result.code, result.err) == (130, "jettison: interrupted\n")
+
+
+def test_a_missing_package_is_named_with_its_extra(call, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = call("compress", "resnet18", "--data", "digits", "-o", tmp_path / "x.jettison")
+    assert result.code == 2
+    assert "needs torch; install it with: pip install 'jettison[train]'" in result.err
+
+
+def test_the_table_of_commands_is_complete():
+    folder = Path(cli.__file__).parent
+    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "tables"} == set(VERBS)
+
+
+def test_json_is_replaced_as_a_whole(call, saved, tmp_path):
+    """A command that fails leaves the JSON of the one before."""
+    target = tmp_path / "x.json"
+    assert call("inspect", saved, "--json", target).code == 0
+    before = target.read_bytes()
+    assert call("inspect", tmp_path / "none.jettison", "--json", target).code == 2
+    assert target.read_bytes() == before
+    assert not np.any([p.suffix == ".tmp" for p in files(tmp_path)])
