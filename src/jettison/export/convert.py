@@ -12,9 +12,14 @@ from torch import fx
 from ..errors import ExportError
 from ..graph import Graph
 from . import spellings
-from .aten import OPS, SKIPPED, Call
+from .aten import HINTS, OPS, Call, movement
 from .builder import Builder, Value
 from .trace import Trace
+
+Rewrites = Mapping[fx.Node, tuple[spellings.Build, spellings.Bound]]
+
+# These take sizes, the batch's among them, and look only at the shape that results.
+SIZED = {movement.view, movement.expand}
 
 
 def convert(trace: Trace) -> Graph:
@@ -36,43 +41,38 @@ def convert(trace: Trace) -> Graph:
     return b.graph([values[n] for n in trace.inputs], outputs)
 
 
-def _needed(trace: Trace, rewrites: Mapping[fx.Node, tuple[str, fx.Node]]) -> set[fx.Node]:
+def _needed(trace: Trace, rewrites: Rewrites) -> set[fx.Node]:
     """Nodes that the outputs depend on."""
     needed, todo = set(), list(trace.outputs)
     while todo:
         node = todo.pop()
         if node not in needed:
             needed.add(node)
-            todo += [rewrites[node][1]] if node in rewrites else node.all_input_nodes
+            todo += [rewrites[node][1]["x"]] if node in rewrites else node.all_input_nodes
     return needed
 
 
-def _convert(
-    trace: Trace, b: Builder, node: fx.Node, rewrites: Mapping[fx.Node, tuple[str, fx.Node]], values: Mapping[fx.Node, Any]
-) -> Any:
+def _convert(trace: Trace, b: Builder, node: fx.Node, rewrites: Rewrites, values: Mapping[fx.Node, Any]) -> Any:
     """Value(s) of a node; a tensor where it is constant; the number itself where it is no tensor."""
     if node.op == "get_attr":
         return getattr(node.graph.owning_module, str(node.target))
     target, result = node.target, node.meta.get("val")
     if node in rewrites:
-        name, source = rewrites[node]
-        if isinstance(values[source], Value):
-            return Value(b.add("act", [values[source].name], {"act": name, "alpha": 0.0}), values[source].axes)
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values.get(n, n.meta.get("val")))
+        build, bound = rewrites[node]
+        return build(b, values[bound["x"]], bound)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.get)
     if target is operator.getitem:
         return args[0][args[1]]
-    if isinstance(result, (torch.SymInt, int, float, bool)) or result is None:
-        return result
-    if not _computed((args, kwargs)):
+    if not isinstance(result, (torch.Tensor, tuple, list)):
+        return result  # a number, perhaps the batch size
+    if not _any((args, kwargs), (Value, torch.SymInt)):
         return target(*args, **kwargs)
     op = target._opname if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten" else str(target)
-    if op in SKIPPED:
-        return None
     if op not in OPS:
-        raise b.fail(
-            f"operation {op} has no place in the graph; write this part of the model with operations that have "
-            "(the table is jettison.export.aten.OPS), or leave it out of the exported model"
-        )
+        hint = HINTS.get(op, "write this part of the model with operations that have (the table is jettison.export.aten.OPS)")
+        raise b.fail(f"operation {op} has no place in the graph; {hint}, or leave it out of the exported model")
+    if OPS[op] not in SIZED and _any((args, kwargs), (torch.SymInt, torch.SymFloat)):
+        raise b.fail(f"{op}: computes with the number of images in the batch")
     results = list(result) if isinstance(result, (tuple, list)) else [result]
     shapes = tuple(trace.sample_shape(r, f"{b.where}: {op}") for r in results if isinstance(r, torch.Tensor) and _is_main(op, r, results))
     return OPS[op](b, Call(op, _by_name(target, args, kwargs), shapes, b))
@@ -83,10 +83,10 @@ def _is_main(op: str, result: torch.Tensor, results: list[Any]) -> bool:
     return result is results[0] or op not in ("_native_batch_norm_legit_no_training", "adaptive_max_pool2d")
 
 
-def _computed(args: Any) -> bool:
-    """True if any argument depends on the input or on the batch size."""
-    found = []
-    fx.node.map_aggregate(args, lambda a: found.append(isinstance(a, (Value, torch.SymInt))))
+def _any(args: Any, types: tuple[type, ...]) -> bool:
+    """True if an argument, however nested, is of one of these types."""
+    found: list[bool] = []
+    fx.node.map_aggregate(args, lambda a: found.append(isinstance(a, types)))
     return any(found)
 
 

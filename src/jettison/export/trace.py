@@ -7,9 +7,12 @@ parameter and buffer as a float32 tensor, and for each node the module it stands
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +30,16 @@ PASS_THROUGH = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dr
 @dataclass(frozen=True)
 class Trace:
     """nodes: the whole ATen graph; constants: value of every placeholder that is not an input;
-    outputs: nodes of the flattened output; batch: the symbol of the batch size; leaves: paths of
-    modules without children; classes: path -> class name."""
+    outputs: nodes of the flattened output; batch: the symbol of the batch size; paths: of
+    every module -> its first path, if it has several; leaves: paths of modules without children;
+    classes: path -> class name."""
 
     nodes: tuple[fx.Node, ...]
     inputs: tuple[fx.Node, ...]
     constants: Mapping[fx.Node, torch.Tensor]
     outputs: tuple[fx.Node, ...]
     batch: Any
+    paths: Mapping[str, str]
     leaves: frozenset[str]
     classes: Mapping[str, str]
 
@@ -43,7 +48,7 @@ class Trace:
         stack = node.meta.get("nn_module_stack") or {}
         paths = [re.sub(r"@\d+", "", path) for path, _ in stack.values()]
         inside = [p for p in paths if ".parametrizations" not in p]
-        return inside[-1] if inside else ""
+        return self.paths.get(inside[-1], inside[-1]) if inside else ""
 
     def where(self, node: fx.Node) -> str:
         """ "layer1.0.act (GELU)", for messages."""
@@ -66,27 +71,40 @@ class Trace:
 
 def trace(model: nn.Module, example: Example) -> Trace:
     """Trace a float32 copy of `model` in evaluation mode. Errors: ExportError."""
-    model = copy.deepcopy(model).cpu().float().eval()
     inputs = _examples(example)
     batch = torch.export.Dim("batch")
     shapes = torch.export.ShapesCollection()
     for x in inputs:
         shapes[x] = {0: batch}
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _silence():
+            model = copy.deepcopy(model).cpu().float().eval()
             program = torch.export.export(model, inputs, dynamic_shapes=shapes)
             if _shares_memory(program.graph):
                 program = program.run_decompositions({})
     except Exception as e:  # torch.export raises many kinds: each means that the model cannot be traced
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        first = next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        reason = "its code fixes the batch size" if "Constraints violated" in first else first
         raise ExportError(
-            f"{type(model).__name__}: torch.export cannot trace the model: {reason.strip()}; "
+            f"{type(model).__name__}: torch.export cannot trace the model: {reason}; "
             "the forward pass must not depend on values, and must allow any batch size"
         ) from e
     for node in program.graph.nodes:
         _make_functional(node)
     return _collect(program, model)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """PyTorch explains failures on stderr at length; the exception says it in a line."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _examples(example: Any) -> tuple[torch.Tensor, ...]:
@@ -163,12 +181,14 @@ def _collect(program: torch.export.ExportedProgram, model: nn.Module) -> Trace:
     ]  # fmt: skip
     size = inputs[0].meta["val"].shape[0]
     modules = dict(model.named_modules())
+    first = {module: path for path, module in modules.items()}
     return Trace(
         nodes=nodes,
         inputs=tuple(inputs),
         constants=constants,
         outputs=tuple(n for n in outputs if isinstance(n, fx.Node)),
         batch=size.node.expr if isinstance(size, torch.SymInt) else None,
+        paths={path: first[module] for path, module in model.named_modules(remove_duplicate=False)},
         leaves=frozenset(p for p, m in modules.items() if not {n for n, _ in m.named_children()} - {"parametrizations"}),
         classes={p: type(m).__name__.removeprefix("Parametrized") for p, m in modules.items()},
     )

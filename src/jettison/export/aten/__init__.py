@@ -10,7 +10,7 @@ from __future__ import annotations
 from . import elementwise, layers, movement
 from .call import Call, Function
 
-__all__ = ["OPS", "SKIPPED", "Call", "Function"]
+__all__ = ["HINTS", "OPS", "Call", "Function"]
 
 OPS: dict[str, Function] = {
     # layers
@@ -93,5 +93,15 @@ OPS: dict[str, Function] = {
     "type_as": movement.same,
 }
 
-# Checks and bookkeeping without a tensor as result.
-SKIPPED = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size", "_assert_async"}
+# What to do about some that are missing.
+HINTS: dict[str, str] = {
+    "conv_transpose2d": "use nn.Upsample and a Conv2d",
+    "conv1d": "use Conv2d with a kernel of height 1 on an image of height 1",
+    "_upsample_nearest_exact2d": "use mode='nearest'",
+    "upsample_bicubic2d": "use mode='bilinear'",
+    "_upsample_bilinear2d_aa": "use antialias=False",
+    "slice_scatter": "assign to no part of a tensor; build the result with torch.cat",
+    "fill": "assign to no part of a tensor; build the result with torch.cat",
+    "wrap_with_autocast": "remove torch.autocast from the model's forward",
+    "argmax": "export the scores, and take their maximum afterwards",
+}

@@ -88,7 +88,7 @@ def layer_norm(b: Builder, call: Call) -> Value:
     x, size = call.value("input"), int(np.prod(call["normalized_shape"]))
     shape = b.shape(x)
     flat = b.view(x, (*shape[: len(shape) - len(call["normalized_shape"])], size)) if len(call["normalized_shape"]) > 1 else x
-    y = _normalised(b, flat, call["eps"], call.constant("weight"), call.constant("bias"))
+    y = normalised(b, flat, len(flat.axes) - 1, call["eps"], call.constant("weight"), call.constant("bias"))
     return b.view(y, shape)
 
 
@@ -96,13 +96,14 @@ def group_norm(b: Builder, call: Call) -> Value:
     """aten.group_norm: a layer norm over (c / groups, h, w), then scale and shift per channel."""
     x = call.value("input")
     shape, groups = b.shape(x), call["num_groups"]
-    y = b.view(_normalised(b, b.view(x, (groups, int(np.prod(shape)) // groups)), call["eps"], None, None), shape)
+    y = b.view(normalised(b, b.view(x, (groups, int(np.prod(shape)) // groups)), 1, call["eps"]), shape)
     weight, bias = call.constant("weight"), call.constant("bias")
     return per_axis(b, y, 0, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
 
 
-def _normalised(b: Builder, x: Value, eps: float, weight: np.ndarray | None, bias: np.ndarray | None) -> Value:
-    x = b.innermost(x, len(x.axes) - 1)
+def normalised(b: Builder, x: Value, axis: int, eps: float, weight: np.ndarray | None = None, bias: np.ndarray | None = None) -> Value:
+    """A layer norm along one axis."""
+    x = b.innermost(x, axis)
     size = b.stored(x)[-1]
     params = {
         "weight": np.ones(size) if weight is None else weight.reshape(size),

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...graph import Graph, Op
-from .rewrite import Constants, fuse_pairs, with_params
+from .rewrite import Constants, fuse_pairs, rebuilt, with_params
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -70,6 +70,4 @@ def _without_identities(graph: Graph) -> Graph:
             op.kind == "affine" and bool((graph.constants[op.params["scale"]] == 1).all()) and not graph.constants[op.params["shift"]].any()
         )
 
-    ops = tuple(replace(op, kind="act", params={}) if simple(op) else op for op in graph.ops)
-    constants = {name: c for name, c in graph.constants.items() if any(name in op.params.values() for op in ops)}
-    return replace(graph, ops=ops, constants=constants)
+    return rebuilt(graph, [replace(op, kind="act", params={}) if simple(op) else op for op in graph.ops], graph.constants)

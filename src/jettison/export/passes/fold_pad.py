@@ -1,7 +1,6 @@
 """Explicit padding of rows and columns becomes padding of the op that reads it.
 
-A convolution takes zeros, a max pooling −∞ (or zeros after an activation that gives none below zero is
-*not* used: the rule must hold for any values), an average pooling that counts every position zeros.
+A convolution and an average pooling take zeros (which the pooling then counts), a max pooling the lowest float32.
 """
 
 from __future__ import annotations
