@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from ...errors import DataError
 from .batches import Batch, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .cache import cache_folder
 from .cifar import read_cifar10, read_cifar100
-from .dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Raw, Split
+from .dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Raw, Split, StoredImages
 from .digits import read_digits
 from .fetch import fetch
 from .folder import read_folder
@@ -93,12 +93,14 @@ def load(name: str, data_dir: Path | str | None = None, size: int | None = None)
             raise DataError(f"{name}: the files have {len(raw.classes)} classes instead of {entry.classes}; is it another data set?")
     else:
         entry, raw = _read_path(name)
-    train = _sized(raw.train, size, len(entry.mean)) if raw.train is not None else None
-    test = _sized(raw.test, size, len(entry.mean))
-    if train is not None and train.in_memory != test.in_memory:
-        raise DataError(f"{name}: one split has small images of one size, the other has not; give both the same kind of images")
-    stored = test.images.shape[1] if isinstance(test.images, np.ndarray) else LARGE_SIZE
-    return DataSet(name, train, test, tuple(raw.classes), size or stored, entry.mean, entry.std, entry.flip)
+    splits = [s for s in (raw.test, raw.train) if s is not None]
+    if all(s.in_memory for s in splits):
+        side = size = size or min(splits[0].images.shape[1:3])  # type: ignore[union-attr]
+        splits = [_sized(s, side, len(entry.mean)) for s in splits]
+    else:
+        splits = [replace(s, images=StoredImages(s.images)) if isinstance(s.images, np.ndarray) else s for s in splits]
+    train = splits[1] if raw.train is not None else None
+    return DataSet(name, train, splits[0], tuple(raw.classes), size or LARGE_SIZE, entry.mean, entry.std, entry.flip)
 
 
 def _read_named(name: str, entry: Entry, data_dir: Path) -> Raw:
@@ -123,10 +125,7 @@ def _read_path(name: str) -> tuple[Entry, Raw]:
     return Entry(read, len(raw.classes)), raw
 
 
-def _sized(split: Split, size: int | None, channels: int) -> Split:
+def _sized(split: Split, size: int, channels: int) -> Split:
     """Images in memory as (n, size, size, channels)."""
-    if not isinstance(split.images, np.ndarray):
-        return split
-    images = split.images[..., :channels]  # grey images from parquet come with three equal channels
-    h, w = images.shape[1:3]
-    return Split(images if h == w == (size or h) else resize(images, size or min(h, w)), split.labels)
+    images = np.asarray(split.images)[..., :channels]  # grey images from parquet come with three equal channels
+    return Split(images if images.shape[1:3] == (size, size) else resize(images, size), split.labels)

@@ -57,6 +57,19 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredImages:
+    """An array's images one at a time: of a small split whose other split is large or of mixed sizes."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return np.asarray(self.array[index])
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """What a reader returns: the splits as stored, before resizing."""
 

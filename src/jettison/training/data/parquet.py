@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def _read_split(files: list[Path]) -> Split:
         raise DataError(f"{files[0]}: label {labels.min()} is negative: this split is published without its labels; use another one")
     first = decode(next(_blobs(files[:1], column)), f"{files[0]}, row 0")
     key = digest(files)
-    if max(first.shape[:2]) > SMALL_SIDE:
-        return Split(ArrowImages(_arrow_file(files, column, key), str(files[0].parent)), labels)
-    return Split(cached_array(f"parquet-{key}", lambda: _decode_all(files, column, first.shape, len(labels))), labels)
+    if max(first.shape[:2]) <= SMALL_SIDE:
+        with suppress(_MixedSizes):
+            return Split(cached_array(f"parquet-{key}", lambda: _decode_all(files, column, first.shape, len(labels))), labels)
+    return Split(ArrowImages(_arrow_file(files, column, key), str(files[0].parent)), labels)
+
+
+class _MixedSizes(Exception):
+    """The images do not fit one array."""
 
 
 def _decode_all(files: list[Path], column: str, shape: tuple[int, ...], count: int) -> np.ndarray:
@@ -65,7 +71,7 @@ def _decode_all(files: list[Path], column: str, shape: tuple[int, ...], count: i
     for i, blob in enumerate(_blobs(files, column)):
         image = decode(blob, f"{files[0].parent}, row {i}")
         if image.shape != shape:
-            raise DataError(f"{files[0].parent}, row {i}: image of {image.shape[:2]} pixels among images of {shape[:2]}")
+            raise _MixedSizes
         images[i] = image
     return images
 

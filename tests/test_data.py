@@ -1,0 +1,472 @@
+"""Data sets: every official format, parquet and folders, read back exactly; damage is named with the cure."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from jettison.errors import DataError
+from jettison.training import data as module
+from jettison.training.data import DATASETS, DataSet, Shard, Split, load, normalise, train_batches
+from jettison.training.data import test_batches as ordered_batches
+from jettison.training.data.batches import centre_crop, crop_flip, resized_crop
+
+torch.set_num_threads(1)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("JETTISON_DATA", raising=False)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, folder: Path, **changes: object) -> None:
+    """Let DATASETS expect the MD5 of the files the test has written to `folder`."""
+    entry = DATASETS[name]
+    md5 = {f: hashlib.md5((folder / f).read_bytes()).hexdigest() for f in entry.md5}
+    monkeypatch.setitem(DATASETS, name, replace(entry, md5=md5, **changes))
+
+
+def png(image: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def pictures(n: int, side: int = 8) -> np.ndarray:
+    return RNG.integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+# --- official formats --------------------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    return gzip.compress(bytes((0, 0, 8, array.ndim)) + b"".join(int(d).to_bytes(4, "big") for d in array.shape) + array.tobytes())
+
+
+def write_mnist(folder: Path) -> dict[str, np.ndarray]:
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "train-images-idx3-ubyte.gz": RNG.integers(0, 256, (20, 28, 28), dtype=np.uint8),
+        "train-labels-idx1-ubyte.gz": RNG.integers(0, 10, 20, dtype=np.uint8),
+        "t10k-images-idx3-ubyte.gz": RNG.integers(0, 256, (6, 28, 28), dtype=np.uint8),
+        "t10k-labels-idx1-ubyte.gz": RNG.integers(0, 10, 6, dtype=np.uint8),
+    }
+    for name, array in arrays.items():
+        (folder / name).write_bytes(idx(array))
+    return arrays
+
+
+@pytest.mark.parametrize("inside", ["mnist", "."])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_mnist_files_are_read_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, inside: str) -> None:
+    folder = tmp_path / "d" / inside.replace("mnist", name)
+    arrays = write_mnist(folder)
+    register(monkeypatch, name, folder)
+    monkeypatch.setenv("JETTISON_DATA", str(tmp_path / "d"))
+    data = load(name)
+    assert data.train is not None
+    np.testing.assert_array_equal(data.train.images[..., 0], arrays["train-images-idx3-ubyte.gz"])  # type: ignore[index]
+    np.testing.assert_array_equal(data.test.labels, arrays["t10k-labels-idx1-ubyte.gz"])
+    assert (data.channels, data.size, len(data.classes)) == (1, 28, 10)
+
+
+@pytest.mark.parametrize(("name", "label_bytes"), [("cifar10", 1), ("cifar100", 2)])
+def test_cifar_archives_are_read_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, label_bytes: int) -> None:
+    (file,) = DATASETS[name].md5
+    classes = [f"class{i}" for i in range(DATASETS[name].classes)]
+    inside, names = ("cifar-10-batches-bin", "batches.meta.txt") if name == "cifar10" else ("cifar-100-binary", "fine_label_names.txt")
+    train = [f"data_batch_{i}.bin" for i in range(1, 6)] if name == "cifar10" else ["train.bin"]
+    test = "test_batch.bin" if name == "cifar10" else "test.bin"
+    planes, labels = RNG.integers(0, 256, (len(train) + 1, 3, 3, 32, 32), dtype=np.uint8), RNG.integers(0, 10, (len(train) + 1, 3))
+    with tarfile.open(tmp_path / file, "w:gz") as archive:
+        for i, member in enumerate([*train, test]):
+            rows = [bytes([9] * (label_bytes - 1) + [labels[i, j]]) + planes[i, j].tobytes() for j in range(3)]
+            add(archive, f"{inside}/{member}", b"".join(rows))
+        add(archive, f"{inside}/{names}", ("\n".join(classes) + "\n").encode())
+    register(monkeypatch, name, tmp_path)
+    data = load(name, tmp_path)
+    assert data.train is not None
+    assert len(data.train) == 3 * len(train)
+    np.testing.assert_array_equal(data.test.images, planes[-1].transpose(0, 2, 3, 1))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(data.train.labels, labels[:-1].ravel())
+    assert data.classes == tuple(classes)
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def test_tiny_imagenet_zip_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = {"n02": (250, 10, 10), "n01": (10, 10, 250)}
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
+        root = "tiny-imagenet-200/"
+        archive.writestr(f"{root}wnids.txt", "n02\nn01\n")
+        archive.writestr(f"{root}words.txt", "n01\tblue thing\nn02\tred thing\n")
+        for wnid, colour in colours.items():
+            for i in range(2):
+                archive.writestr(f"{root}train/{wnid}/images/{wnid}_{i}.JPEG", jpeg(colour))
+            archive.writestr(f"{root}val/images/val_{wnid}.JPEG", jpeg(colour))
+        archive.writestr(f"{root}val/val_annotations.txt", "val_n02.JPEG\tn02\t0\t0\t1\t1\nval_n01.JPEG\tn01\t0\t0\t1\t1\n")
+    register(monkeypatch, "tiny-imagenet", tmp_path, classes=2)
+    for _ in range(2):  # decoded, then from the cache
+        data = load("tiny-imagenet", tmp_path)
+        assert data.train is not None
+        assert data.classes == ("blue thing", "red thing")
+        assert data.train.labels.tolist() == [0, 0, 1, 1]
+        assert data.test.labels.tolist() == [1, 0]
+        assert np.asarray(data.test.images)[:, 0, 0].argmax(1).tolist() == [0, 2]
+        assert data.size == 64
+
+
+def jpeg(colour: tuple[int, int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_digits_need_no_files_and_can_be_shown_larger() -> None:
+    data, large = load("digits"), load("digits", size=32)
+    assert data.train is not None and large.train is not None
+    assert (data.size, large.size, data.channels) == (8, 32, 1)
+    assert len(data.train) + len(data.test) == 1797
+    assert np.bincount(data.test.labels).min() > 20
+    small, big = np.asarray(data.test.images).astype(float), np.asarray(large.test.images).astype(float)
+    assert np.corrcoef(big.reshape(-1, 8, 4, 8, 4).mean((2, 4)).ravel(), small.ravel())[0, 1] > 0.95
+    np.testing.assert_allclose(big.mean(), small.mean(), rtol=0.02)
+
+
+# --- parquet and folders -----------------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, images: list[bytes], labels: list[int], names: list[str] | None = None, column: str = "img") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": b, "path": None} for b in images]
+    table = pa.table(
+        {column: pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])), "label": pa.array(labels, pa.int64())}
+    )
+    if names is not None:
+        meta = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(meta)})
+    pq.write_table(table, path)
+
+
+def test_parquet_is_read_in_order_of_its_parts(tmp_path: Path) -> None:
+    images = pictures(6)
+    write_parquet(tmp_path / "train-00001-of-00002.parquet", [png(i) for i in images[2:4]], [1, 0], ["a", "b"])
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", [png(i) for i in images[:2]], [0, 1], ["a", "b"])
+    write_parquet(tmp_path / "validation-00000-of-00001.parquet", [png(i) for i in images[4:]], [1, 1], ["a", "b"])
+    for _ in range(2):  # decoded, then from the cache
+        data = load(str(tmp_path))
+        assert data.train is not None
+        np.testing.assert_array_equal(data.train.images, images[:4])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(data.test.images, images[4:])  # type: ignore[arg-type]
+        assert (data.train.labels.tolist(), data.test.labels.tolist(), data.classes) == ([0, 1, 1, 0], [1, 1], ("a", "b"))
+    assert load(str(tmp_path), size=16).test.images.shape == (2, 16, 16, 3)  # type: ignore[union-attr]
+
+
+def test_a_named_set_may_lie_there_as_parquet(tmp_path: Path) -> None:
+    grey = [np.repeat(p[..., :1], 3, 2) for p in pictures(10, 28)]
+    for prefix in ("train", "test"):
+        write_parquet(
+            tmp_path / "mnist" / f"{prefix}-0.parquet", [png(g[..., 0]) for g in grey], list(range(10)), [str(i) for i in range(10)]
+        )
+    data = load("mnist", tmp_path)
+    assert data.channels == 1
+    np.testing.assert_array_equal(np.asarray(data.test.images)[..., 0], np.stack(grey)[..., 0])
+    with pytest.raises(DataError, match=r"tiny-imagenet: the files have 10 classes instead of 200"):
+        load("tiny-imagenet", tmp_path / "mnist")
+
+
+def test_large_images_are_decoded_by_workers(tmp_path: Path) -> None:
+    blobs = [png(p) for p in pictures(5, 120)]
+    for prefix in ("train", "test"):
+        write_parquet(tmp_path / f"{prefix}-0.parquet", blobs, [0, 1, 2, 3, 4], column="image")
+    data = load(str(tmp_path), size=64)
+    assert not data.test.in_memory
+    results = [list(ordered_batches(data, 2, workers=w)) for w in (0, 1)]
+    assert [tuple(x.shape) for x, _ in results[0]] == [(2, 3, 64, 64), (2, 3, 64, 64), (1, 3, 64, 64)]
+    for (a, la), (b, lb) in zip(*results):
+        assert torch.equal(a, b) and torch.equal(la, lb)
+    assert [y.tolist() for _, y in results[0]] == [[0, 1], [2, 3], [4]]
+    one, two = (list(train_batches(data, 2, seed=3, epoch=e, workers=0)) for e in (0, 1))
+    again = list(train_batches(data, 2, seed=3, epoch=0, workers=1))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(one, again))
+    assert not all(torch.equal(a[0], b[0]) for a, b in zip(one, two))
+
+
+@pytest.mark.parametrize("split_folders", [True, False])
+def test_class_folders(tmp_path: Path, split_folders: bool) -> None:
+    images = {c: pictures(10) for c in ("cat", "dog")}
+    for c, stack in images.items():
+        for i, image in enumerate(stack):
+            part = ("val" if i % 5 == 4 else "train") if split_folders else "."
+            path = tmp_path / part / c / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(image))
+    data = load(str(tmp_path))
+    assert data.train is not None
+    assert (data.classes, len(data.train), data.test.labels.tolist()) == (("cat", "dog"), 16, [0, 0, 1, 1])
+    np.testing.assert_array_equal(data.test.images, np.concatenate([s[[4, 9]] for s in images.values()]))  # type: ignore[arg-type]
+
+
+def test_class_folders_of_different_sizes_are_decoded_one_by_one(tmp_path: Path) -> None:
+    for i, side in enumerate((40, 50, 60, 70, 80)):
+        path = tmp_path / "only" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(pictures(1, side)[0]))
+    data = load(str(tmp_path), size=32)
+    assert not data.test.in_memory
+    assert next(iter(ordered_batches(data, 4, workers=0)))[0].shape == (1, 3, 32, 32)
+
+
+# --- what is missing or damaged ----------------------------------------------------------------------------------------
+
+
+def test_missing_files_name_themselves_and_the_command(tmp_path: Path, offline: None) -> None:
+    with pytest.raises(DataError) as e:
+        load("cifar10", tmp_path)
+    for words in (
+        str(tmp_path / "cifar10" / "cifar-10-binary.tar.gz"),
+        "no network in tests",
+        "fetch it with: curl",
+        "https://www.cs.toronto.edu/",
+    ):
+        assert words in str(e.value)
+    assert not (tmp_path / "cifar10").exists() or not list((tmp_path / "cifar10").iterdir())
+
+
+def test_a_download_that_is_not_the_file_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"<html>moved</html>"))
+    with pytest.raises(DataError, match="not the published file"):
+        load("cifar10", tmp_path)
+    assert list((tmp_path / "cifar10").iterdir()) == []
+
+
+def test_missing_files_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "source")
+    register(monkeypatch, "mnist", tmp_path / "source")
+    asked = []
+
+    def serve(url: str, **_: object) -> io.BytesIO:
+        asked.append(url)
+        return io.BytesIO((tmp_path / "source" / url.rsplit("/", 1)[1]).read_bytes())
+
+    monkeypatch.setattr("urllib.request.urlopen", serve)
+    assert len(load("mnist", tmp_path / "d").test) == 6
+    assert len(load("mnist", tmp_path / "d").test) == 6
+    assert len(asked) == 4
+
+
+def test_one_missing_file_of_four_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+    write_mnist(tmp_path / "mnist")
+    register(monkeypatch, "mnist", tmp_path / "mnist")
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing .* curl .*t10k-labels-idx1-ubyte\.gz"):
+        load("mnist", tmp_path)
+
+
+def test_a_flipped_bit_is_found_and_the_users_file_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path)
+    register(monkeypatch, "mnist", tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz is corrupt .* curl"):
+        load("mnist", tmp_path)
+    assert path.read_bytes() == bytes(content)
+
+
+def damage_mnist(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    write_mnist(folder)
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b: b[:-20], "not a complete gzip file"),
+        (lambda b: b"no gzip at all", "not a complete gzip file"),
+        (lambda b: gzip.compress(b"\0\0\x0d\x03" + bytes(12)), "not an IDX file"),
+        (lambda b: gzip.compress(gzip.decompress(b)[:-1]), "its header says"),
+        (lambda b: idx(np.zeros((19, 28, 28), np.uint8)), "19 train images but 20 labels"),
+    ],
+)
+def test_damaged_idx_is_named_even_if_its_md5_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, words: str
+) -> None:
+    damage_mnist(tmp_path / "m", change)
+    register(monkeypatch, "mnist", tmp_path / "m")
+    with pytest.raises(DataError, match=words):
+        load("mnist", tmp_path / "m")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -30])
+def test_truncated_archives_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        add(archive, "cifar-10-batches-bin/data_batch_1.bin", RNG.bytes(3073 * 2))
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    path.write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:keep])
+    register(monkeypatch, "cifar10", tmp_path)
+    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz: (truncated|.* not in the archive)"):
+        load("cifar10", tmp_path)
+
+
+def test_damaged_parquet_is_named(tmp_path: Path) -> None:
+    good = [png(p) for p in pictures(3)]
+    test = tmp_path / "test-0.parquet"
+    write_parquet(test, [good[0], b"not an image", good[2]], [0, 1, 0])
+    with pytest.raises(DataError, match="row 1: the image cannot be decoded"):
+        load(str(tmp_path))
+    write_parquet(test, good, [0, 1, 2], names=["a", "b"])
+    with pytest.raises(DataError, match="label 2 but only 2 class names"):
+        load(str(tmp_path))
+    write_parquet(test, good, [0, -1, 2])
+    with pytest.raises(DataError, match="published without its labels"):
+        load(str(tmp_path))
+    write_parquet(test, good, [0, 1, 2])
+    test.write_bytes(test.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"test-0\.parquet: truncated or corrupt"):
+        load(str(tmp_path))
+    pq.write_table(pa.table({"label": [1, 2]}), test)
+    with pytest.raises(DataError, match="needs a column with image bytes"):
+        load(str(tmp_path))
+
+
+def test_unknown_names_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data set 'cifar11' is not known.*did you mean cifar10.*known: digits"):
+        load("cifar11")
+    with pytest.raises(DataError, match="no images in class folders"):
+        load(str(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    write_parquet(tmp_path / "p" / "test-0.parquet", [png(p) for p in pictures(2)], [0, 1])
+    assert len(load(str(tmp_path / "p")).test) == 2
+
+
+# --- batches -----------------------------------------------------------------------------------------------------------
+
+
+def toy(n: int = 24, side: int = 8, flip: bool = True) -> DataSet:
+    images = np.arange(n, dtype=np.uint8)[:, None, None, None] + np.zeros((n, side, side, 1), np.uint8)
+    split = Split(images, np.arange(n))
+    return DataSet("toy", split, split, tuple(map(str, range(n))), side, (0.0,), (1.0,), flip)
+
+
+def test_an_epoch_shows_every_image_once_with_its_label() -> None:
+    for augment in (False, True):
+        batches = list(train_batches(toy(), 8, seed=1, epoch=0, augment=augment))
+        assert [len(y) for _, y in batches] == [8, 8, 8]
+        assert sorted(torch.cat([y for _, y in batches]).tolist()) == list(range(24))
+        for x, y in batches:
+            assert torch.equal(x.amax((1, 2, 3)).long(), y)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return torch.cat([y for _, y in train_batches(toy(), 8, seed, epoch)]).tolist()
+
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_share_the_very_batches_of_one_process(world: int) -> None:
+    whole = list(train_batches(toy(), 8, seed=5, epoch=2))
+    parts = [list(train_batches(toy(), 8, seed=5, epoch=2, shard=Shard(r, world))) for r in range(world)]
+    for i, (x, y) in enumerate(whole):
+        assert torch.equal(torch.cat([p[i][0] for p in parts]), x)
+        assert torch.equal(torch.cat([p[i][1] for p in parts]), y)
+    tested = [y for r in range(world) for _, y in ordered_batches(toy(23), 5, Shard(r, world))]
+    assert sorted(torch.cat(tested).tolist()) == list(range(23))
+
+
+def test_crop_and_flip_move_pixels_and_nothing_else() -> None:
+    x = torch.arange(1, 17, dtype=torch.uint8).view(1, 4, 4, 1)
+
+    def cut(dy: int, dx: int, mirror: bool) -> torch.Tensor:
+        return crop_flip(x, torch.tensor([[dy], [dx]]), torch.tensor([mirror]), 1)[0, :, :, 0]
+
+    assert torch.equal(cut(1, 1, False), x[0, :, :, 0])
+    assert torch.equal(cut(1, 1, True), x[0, :, :, 0].flip(1))
+    assert cut(0, 2, False).tolist() == [[0, 0, 0, 0], [2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
+
+
+def test_digits_are_never_mirrored_and_photographs_are() -> None:
+    images = np.zeros((64, 8, 8, 1), np.uint8)
+    images[:, :, 0] = 255  # the left column
+    for flip in (False, True):
+        split = Split(images, np.zeros(64, np.int64))
+        data = DataSet("t", split, split, ("x",), 8, (0.0,), (1.0,), flip)
+        x, _ = next(train_batches(data, 64, 0, 0))
+        assert bool((x[..., 5:] > 0).any()) is flip
+
+
+def test_large_views() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[40:60, 90:110] = 255
+    view = centre_crop(image, 56)  # short side to 64 pixels, then the central 56
+    assert view.shape == (56, 56, 3)
+    assert view[28, 28, 0] == 255
+    np.testing.assert_allclose((view[..., 0] / 255).sum(), (20 * 0.64) ** 2, rtol=0.05)
+    rng = np.random.default_rng(0)
+    views = [resized_crop(image, 32, True, rng) for _ in range(20)]
+    assert all(v.shape == (32, 32, 3) for v in views)
+    assert len({v.tobytes() for v in views}) > 10
+
+
+def test_normalise() -> None:
+    data = replace(toy(), mean=(0.5,), std=(0.25,))
+    x = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    torch.testing.assert_close(normalise(x, data).flatten(), torch.tensor([-2.0, 2.0]))
+
+
+def test_a_data_set_without_training_images_can_be_tested_only(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test-0.parquet", [png(p) for p in pictures(2)], [0, 1])
+    data = load(str(tmp_path))
+    assert data.train is None
+    with pytest.raises(DataError, match="no training split"):
+        next(train_batches(data, 1, 0, 0))
+
+
+def test_the_table_knows_the_published_sets() -> None:
+    assert list(module.DATASETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"]
+
+
+def test_small_parquet_images_of_mixed_sizes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [png(pictures(1, s)[0]) for s in (20, 30, 40, 50)], [0, 1, 0, 1])
+    write_parquet(tmp_path / "test-0.parquet", [png(p) for p in pictures(2, 32)], [0, 1])
+    data = load(str(tmp_path), size=32)
+    x, y = next(train_batches(data, 4, 0, 0, workers=0))
+    assert (x.shape, sorted(y.tolist())) == ((4, 3, 32, 32), [0, 0, 1, 1])
+    assert next(ordered_batches(data, 4, workers=0))[0].shape == (2, 3, 32, 32)
