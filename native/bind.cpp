@@ -102,7 +102,17 @@ void set_attr(Problem& p, const std::string& name, nb::handle v) {
   }
 }
 
-Problem make_problem(const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out, const nb::dict& attrs) {
+using Type = std::tuple<std::string, double, int64_t>;  // dtype, scale, zero
+
+Element set_type(const Type& type, Quantization& q) {
+  q = {std::get<1>(type), (int32_t)std::get<2>(type)};
+  if (std::get<0>(type) != "f32" && std::get<0>(type) != "u8") throw std::invalid_argument("unknown dtype " + std::get<0>(type));
+  return std::get<0>(type) == "u8" ? Element::u8 : Element::f32;
+}
+
+// types: of every input and then the output; empty means f32 throughout.
+Problem make_problem(const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out, const nb::dict& attrs,
+                     const std::vector<Type>& types) {
   if (in.empty() || in.size() > kMaxInputs)
     throw std::invalid_argument("an op takes 1 to " + std::to_string(kMaxInputs) + " inputs, got " + std::to_string(in.size()));
   Problem p;
@@ -115,6 +125,10 @@ Problem make_problem(const std::string& kind, int64_t n, const Shapes& in, const
   set_image(p.out, p.p, p.q, p.k, linear);
   p.residual = (kind == "conv" || linear) && in.size() == 2;
   for (auto [name, value] : attrs) set_attr(p, nb::cast<std::string>(name), value);
+  if (types.empty()) return p;
+  if (types.size() != in.size() + 1) throw std::invalid_argument("needs a type for every input and the output");
+  for (size_t i = 0; i < in.size(); ++i) p.element = set_type(types[i], p.in_quantization[i]);
+  p.out_element = set_type(types.back(), p.out_quantization);
   return p;
 }
 
@@ -177,19 +191,20 @@ NB_MODULE(_native, m) {
     return names;
   }, "Instruction sets that this machine can run, best first.");
   m.def("kernels", [] {
-    std::vector<std::tuple<std::string, std::string, std::string, std::string>> rows;
-    for (const Kernel* k : kernels()) rows.emplace_back(k->name, k->op, k->format, name_of(k->isa));
+    std::vector<std::tuple<std::string, std::string, std::string, std::string, std::string>> rows;
+    for (const Kernel* k : kernels()) rows.emplace_back(k->name, k->op, k->format, name_of(k->isa), k->element == Element::u8 ? "u8" : "f32");
     return rows;
-  }, "(name, op, format, isa) of every kernel, in order of preference.");
+  }, "(name, op, format, isa, dtype of the inputs) of every kernel, in order of preference.");
   m.attr("SLACK_BYTES") = kSlack;
 
   nb::class_<Problem>(m, "Problem", "One op with every size known.")
       .def("__init__", [](Problem* self, const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out,
-                          const nb::dict& attrs) { new (self) Problem(make_problem(kind, n, in, out, attrs)); },
-           nb::arg("kind"), nb::arg("n"), nb::arg("inputs"), nb::arg("output"), nb::arg("attrs"));
+                          const nb::dict& attrs, const std::vector<Type>& types) { new (self) Problem(make_problem(kind, n, in, out, attrs, types)); },
+           nb::arg("kind"), nb::arg("n"), nb::arg("inputs"), nb::arg("output"), nb::arg("attrs"), nb::arg("types") = std::vector<Type>());
 
   m.def("accepts", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
-    return kernel_of(name, isa)->accepts(p, ConstantList(parts, nm).view);
+    const Kernel* k = kernel_of(name, isa);
+    return k->element == p.element && k->accepts(p, ConstantList(parts, nm).view);
   }, nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0));
   m.def("cost", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
     const Kernel* k = kernel_of(name, isa);

@@ -15,6 +15,8 @@ namespace jettison {
 
 enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2 };
 
+enum class Element : int { f32 = 0, u8 = 1 };
+
 enum class Act : int { none, relu, relu6, silu, hardswish, hardsigmoid, gelu, gelu_tanh, sigmoid, tanh, leaky_relu };
 
 constexpr int kMaxInputs = 64;
@@ -30,6 +32,12 @@ struct Shape {
     return v;
   }
   int64_t last() const { return rank ? d[rank - 1] : 1; }
+};
+
+// A u8 tensor stands for (q − zero) · scale; unused for f32.
+struct Quantization {
+  double scale = 1;
+  int32_t zero = 0;
 };
 
 // One op with every size known. Only the fields that its kind needs (spec.py) are set.
@@ -57,6 +65,9 @@ struct Problem {
   float eps = 0;    // layer_norm
   bool bilinear = false, align_corners = false;
   float scale_h = 1, scale_w = 1;  // upsample: input step per output step
+  // element types: all inputs share one
+  Element element = Element::f32, out_element = Element::f32;
+  Quantization in_quantization[kMaxInputs] = {}, out_quantization = {};
 };
 
 // Constants of one op by role: "bias", "scale", … and the parts of an encoded weight
@@ -99,6 +110,7 @@ struct Kernel {
   int64_t (*jobs)(const Problem&);             // independent pieces; neighbours share data
   void (*run)(const Call&, int64_t job);
   double (*cost)(const Problem&, const Constants&);  // modelled cycles of one core; null: never preferred
+  Element element = Element::f32;                    // of its inputs
 };
 
 }  // namespace jettison

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kLargePage = 2 << 20;
 
-int64_t bytes_of(const Problem& p, const Shape& s) { return p.n * s.size() * (int64_t)sizeof(float); }
+int64_t bytes_of(const Problem& p, const Shape& s, Element e) { return p.n * s.size() * (e == Element::u8 ? 1 : (int64_t)sizeof(float)); }
 
 }  // namespace
 
@@ -33,9 +33,9 @@ Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
 Buffer::~Buffer() { std::free(data_); }
 
 Packed::Packed(const Kernel* k, const Problem& problem, const Constants& constants)
-    : kernel(k), data(k->packed_bytes && k->accepts(problem, constants) ? k->packed_bytes(problem, constants) : 0) {
+    : kernel(k), data(k->packed_bytes && k->element == problem.element && k->accepts(problem, constants) ? k->packed_bytes(problem, constants) : 0) {
   if (!supports(k->isa)) throw std::invalid_argument(std::string("this processor cannot run ") + name_of(k->isa) + " kernels");
-  if (!k->accepts(problem, constants)) throw std::invalid_argument(std::string("kernel ") + k->name + " does not accept this problem");
+  if (k->element != problem.element || !k->accepts(problem, constants)) throw std::invalid_argument(std::string("kernel ") + k->name + " does not accept this problem");
   if (k->pack) k->pack(problem, constants, data.data());
 }
 
@@ -43,8 +43,8 @@ Program::Program(std::shared_ptr<Pool> pool, std::vector<Step> steps, int64_t ar
     : pool_(std::move(pool)), steps_(std::move(steps)), arena_(arena_bytes) {
   for (const Step& step : steps_) {
     if ((int)step.in.size() != step.problem.inputs) throw std::invalid_argument("a step has another number of operands than its problem");
-    for (size_t i = 0; i < step.in.size(); ++i) require(step.in[i], bytes_of(step.problem, step.problem.in[i]), input_bytes_);
-    require(step.out, bytes_of(step.problem, step.problem.out), output_bytes_);
+    for (size_t i = 0; i < step.in.size(); ++i) require(step.in[i], bytes_of(step.problem, step.problem.in[i], step.problem.element), input_bytes_);
+    require(step.out, bytes_of(step.problem, step.problem.out, step.problem.out_element), output_bytes_);
     if (step.packed->kernel->workspace_bytes) {
       const int64_t need = step.packed->kernel->workspace_bytes(step.problem);
       workspace_bytes_ = need > workspace_bytes_ ? need : workspace_bytes_;

@@ -83,8 +83,8 @@ struct Block {
 
 template <int PB, int OB>
 void tile(const Problem& a, const Block& b, int64_t pixel) {
-  Tile<PB> t;
-  locate<PB>(a, b.image, pixel, &t);
+  Tile<float, PB> t;
+  locate(a, b.image, pixel, &t);
   f32v acc[PB][OB];
   for (int o = 0; o < OB; ++o) {
     const f32v bias = load(b.bias + o * W);
@@ -100,7 +100,7 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   } else {
     for (int64_t r = 0; r < a.r; ++r)
       for (int64_t s = 0; s < a.s; ++s) {
-        tap<PB>(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
+        tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
         w = accumulate<PB, OB>(acc, in, w, a.c, b.stride);
       }
   }

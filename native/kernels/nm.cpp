@@ -13,6 +13,7 @@
 //
 //   packed: bytes of a block | zeros | bias | per block: counts (r·s·windows bytes) | per window, q, vector: W index bytes, W values
 #include "../conv.h"
+#include "../kept.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -34,54 +35,18 @@ bool accepts(const Problem& a, const Constants& c) {
   return a.groups == 1 && c.find("values") && c.find("positions") && c.m > 0 && a.c % c.m == 0;
 }
 
-// The kept weights of one output channel that fall into one window, in order of channel.
-struct Kept {
-  const float* values;
-  const uint8_t* positions;
-  int64_t n, m, per_tap;  // kept per tap
-
-  int64_t first(int64_t channel) const { return channel / m * n; }  // first kept of the group that holds `channel`
-  int64_t channel(int64_t tap, int64_t i) const { return i / n * m + positions[tap * per_tap + i]; }
-  float value(int64_t tap, int64_t i) const { return values[tap * per_tap + i]; }
-};
-
-Kept kept_of(const Problem& a, const Constants& c, int64_t o) {
-  const int64_t per_tap = a.c / c.m * c.n, row = o * a.r * a.s * per_tap;
-  return {(const float*)c.find("values") + row, (const uint8_t*)c.find("positions") + row, c.n, c.m, per_tap};
-}
-
-// Calls use(lane, value) for every kept weight of the window that is not zero.
-template <class Use>
-JT_INLINE void each(const Problem& a, const Kept& kept, int64_t tap, int64_t window, Use use) {
-  const int64_t from = window * W, to = min64(from + W, a.c);
-  for (int64_t i = kept.first(from); i < kept.per_tap; ++i) {
-    const int64_t channel = kept.channel(tap, i);
-    if (channel >= to) {
-      if (i / kept.n * kept.m >= to) break;
-      continue;
-    }
-    if (channel >= from && kept.value(tap, i) != 0.0f) use(channel - from, kept.value(tap, i));
-  }
-}
-
 int64_t count(const Problem& a, const Constants& c, int64_t block, int64_t step) {
   int64_t most = 0;
   for (int64_t o = block * kWidth; o < min64(a.k, (block + 1) * kWidth); ++o) {
     int64_t kept = 0;
-    each(a, kept_of(a, c, o), step / windows(a), step % windows(a), [&](int64_t, float) { ++kept; });
+    each_kept<float>(a, c, o, step / windows(a), step % windows(a), W, [&](int64_t, float) { ++kept; });
     most = kept > most ? kept : most;
   }
   return most;
 }
 
-// The most one output channel can keep in a window: every group that touches it, full.
-int64_t most_per_window(const Problem& a, int64_t n, int64_t m) {
-  const int64_t groups = W % m == 0 ? W / m : m % W == 0 ? 1 : (W + m - 2) / m + 1;
-  return min64(min64(groups * n, W), a.c);
-}
-
 int64_t block_bytes(const Problem& a, int64_t n, int64_t m) {
-  return counts_bytes(a) + align64(steps(a) * most_per_window(a, n, m) * kVectors * kEntry);
+  return counts_bytes(a) + align64(steps(a) * most_per_window(a.c, W, n, m) * kVectors * kEntry);
 }
 
 // Bytes of a block, which depend on n and m: run knows only the problem and reads them here.
@@ -106,7 +71,7 @@ void pack(const Problem& a, const Constants& c, void* packed) {
       for (int64_t o = block * kWidth; o < min64(a.k, (block + 1) * kWidth); ++o) {
         const int64_t lane = o % W, vector = o % kWidth / W;
         uint8_t* e = entry + vector * kEntry;
-        each(a, kept_of(a, c, o), step / windows(a), step % windows(a), [&](int64_t index, float value) {
+        each_kept<float>(a, c, o, step / windows(a), step % windows(a), W, [&](int64_t index, float value) {
           e[lane] = (uint8_t)index;
           std::memcpy(e + W + lane * 4, &value, 4);
           e += kVectors * kEntry;
@@ -152,8 +117,8 @@ JT_INLINE const uint8_t* accumulate(f32v (&acc)[PB][OB], const float* const (&in
 
 template <int PB, int OB>
 void tile(const Problem& a, const Block& b, int64_t pixel) {
-  Tile<PB> t;
-  locate<PB>(a, b.image, pixel, &t);
+  Tile<float, PB> t;
+  locate(a, b.image, pixel, &t);
   f32v acc[PB][OB];
   for (int o = 0; o < OB; ++o) {
     const f32v bias = load(b.bias + o * W);
@@ -169,7 +134,7 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
         const int64_t offset = (dy * a.w + dx) * a.c;
         for (int p = 0; p < PB; ++p) in[p] = t.base[p] + offset;
       } else {
-        tap<PB>(a, b.image, t, dy, dx, b.zeros, in);
+        tap(a, b.image, t, dy, dx, b.zeros, in);
       }
       e = accumulate<PB, OB>(acc, in, e, counts, per_tap);
       counts += per_tap;
@@ -217,7 +182,7 @@ void run(const Call& call, int64_t job) {
 
 // A permute and a multiply-add take 4/3 of a cycle together (KERNELS: 2.7 of 3.6 per nanosecond).
 double cost(const Problem& a, const Constants& c) {
-  const double kept = c.m ? (double)most_per_window(a, c.n, c.m) : W;
+  const double kept = c.m ? (double)most_per_window(a.c, W, c.n, c.m) : W;
   const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * steps(a) * kept;
   const double loads = (double)a.n * a.p * a.q * blocks(a) * steps(a);
   const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 1.0 : 8.0;

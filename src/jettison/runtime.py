@@ -181,8 +181,8 @@ class Session:
     def _choose(self, op: Op, wanted: str | None, tune: bool) -> _Choice:
         size = self._problem(op, 1)
         found = []
-        for name, kind, fmt, isa in _native.kernels():
-            if isa != self.isa or kind != _kernel_op(op):
+        for name, kind, fmt, isa, dtype in _native.kernels():
+            if isa != self.isa or kind != _kernel_op(op) or dtype != self.graph.tensors[op.inputs[0]].dtype:
                 continue
             constants = self._constants(op, fmt)
             if constants is None or not _native.accepts(name, isa, size, *constants):

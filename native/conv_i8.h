@@ -1,0 +1,78 @@
+// What the int8 convolution kernels share: their packed head and the epilogue (quantized.py, _conv).
+//
+//   packed: padding row (c + slack bytes of the zero point) | bias int32 | multiplier float32 | weights
+#pragma once
+#include "conv.h"
+#include "vec_i8.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+
+struct Head {
+  int64_t width;  // channels, padded to whole blocks
+  int64_t padding_bytes, bytes;
+};
+
+JT_INLINE Head head(const Problem& a, int64_t block_width) {
+  Head h;
+  h.width = ceil_div(a.k, block_width) * block_width;
+  h.padding_bytes = align64(a.c + kSlack);
+  h.bytes = h.padding_bytes + align64(h.width * 8);
+  return h;
+}
+
+JT_INLINE void pack_head(const Problem& a, const Constants& c, const Head& h, uint8_t* packed) {
+  std::memset(packed, a.in_quantization[0].zero, h.padding_bytes);
+  std::memset(packed + h.padding_bytes, 0, h.bytes - h.padding_bytes);
+  std::memcpy(packed + h.padding_bytes, c.find("bias"), a.k * 4);
+  std::memcpy(packed + h.padding_bytes + h.width * 4, c.find("multiplier"), a.k * 4);
+}
+
+JT_INLINE bool has_head(const Constants& c) { return c.find("bias") && c.find("multiplier"); }
+
+// One block of output channels of one image.
+struct BlockI8 {
+  const uint8_t *padding, *image, *residual;
+  const int32_t* bias;
+  const float* multiplier;
+  const uint8_t *weights, *counts;
+  void* out;  // u8 or float
+  int64_t width;
+};
+
+JT_INLINE BlockI8 block_i8(const Call& call, const Head& h, const Piece& at, int64_t block_width) {
+  const Problem& a = *call.problem;
+  const int64_t first = at.block * block_width, image_out = at.image * a.p * a.q * a.k + first;
+  BlockI8 b{};
+  b.padding = (const uint8_t*)call.packed;
+  b.bias = (const int32_t*)(b.padding + h.padding_bytes) + first;
+  b.multiplier = (const float*)(b.padding + h.padding_bytes) + h.width + first;
+  b.image = (const uint8_t*)call.in[0] + at.image * a.h * a.w * a.c;
+  b.residual = a.residual ? (const uint8_t*)call.in[1] + image_out : nullptr;
+  b.out = (uint8_t*)call.out + image_out * (a.out_element == Element::u8 ? 1 : 4);
+  b.width = min64(block_width, a.k - first);
+  return b;
+}
+
+// bias is already in acc
+template <int PB, int OB>
+JT_INLINE void finish_i8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
+  const bool u8 = a.out_element == Element::u8;
+  const Requantize to = requantize_to(a.out_quantization, a.act);
+  const f32v ratio = set1(a.residual ? (float)(a.in_quantization[1].scale / (u8 ? a.out_quantization.scale : 1.0)) : 0.0f);
+  const i32v residual_zero = set1_i32(a.in_quantization[1].zero);
+  for (int o = 0; o < OB; ++o) {
+    const f32v multiplier = load(b.multiplier + o * W);
+    const int64_t left = b.width - o * W;
+    for (int i = 0; i < PB; ++i) {
+      const int64_t at = (pixel + i) * a.k + o * W;
+      f32v t = mul(to_float(acc[i][o]), multiplier);
+      if (b.residual) t = add(t, mul(to_float(sub(load_u8_first(b.residual + at, left), residual_zero)), ratio));
+      if (u8) store_u8_first((uint8_t*)b.out + at, requantize(to, t), left);
+      else store_first((float*)b.out + at, activate(a.act, a.alpha, t), left);
+    }
+  }
+}
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison

@@ -1,0 +1,174 @@
+// Vectors for int8 inference: W sums of int32, fed four products at a time.
+//
+//   u8q   four u8 inputs for each of W lanes        i8q   four int8 weights for each of W lanes
+//   dot   acc[lane] += Σ_j u8q[lane][j] · i8q[lane][j], exactly: nothing saturates
+//
+// AVX-512 has `vpdpbusd` for it. AVX2's `vpmaddubsw` would saturate, so even and odd inputs are widened to 16
+// bits and multiplied with 16-bit weights: as many products per cycle, twice the weight bytes.
+// The float32 steps are one rounding each (quantized.py): this file must be compiled without contraction.
+#pragma once
+#include "vec.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+
+#if defined(JETTISON_AVX512)
+
+using i32v = __m512i;
+using u8q = __m512i;
+using i8q = __m512i;
+using window_t = __m512i;
+constexpr int kWindow = 64;     // channels that one gather reaches
+constexpr int kQuadBytes = 64;  // packed bytes of one i8q
+
+JT_INLINE i32v load_i32(const int32_t* p) { return _mm512_loadu_si512(p); }
+JT_INLINE i32v set1_i32(int32_t x) { return _mm512_set1_epi32(x); }
+JT_INLINE f32v to_float(i32v v) { return _mm512_cvtepi32_ps(v); }
+JT_INLINE i32v add(i32v a, i32v b) { return _mm512_add_epi32(a, b); }
+JT_INLINE i32v sub(i32v a, i32v b) { return _mm512_sub_epi32(a, b); }
+JT_INLINE i32v round_to_i32(f32v v) { return _mm512_cvtps_epi32(v); }  // ties to even
+JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
+  return _mm512_cvtepu8_epi32(n >= W ? _mm_loadu_si128((const __m128i*)p) : _mm_maskz_loadu_epi8(vec::first(n), p));
+}
+JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
+  if (n >= W) _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v));
+  else _mm512_mask_cvtepi32_storeu_epi8(p, vec::first(n), v);
+}
+JT_INLINE u8q broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return _mm512_set1_epi32(x);
+}
+JT_INLINE i8q load_quad(const void* p) { return _mm512_loadu_si512(p); }
+JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return _mm512_dpbusd_epi32(acc, x, w); }
+JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
+JT_INLINE u8q gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
+JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
+
+#elif defined(JETTISON_AVX2)
+
+using i32v = __m256i;
+struct u8q {
+  __m256i even, odd;
+};
+struct i8q {
+  __m256i even, odd;
+};
+using window_t = __m256i;  // 16 channels, twice
+constexpr int kWindow = 16;
+constexpr int kQuadBytes = 64;
+
+JT_INLINE i32v load_i32(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+JT_INLINE i32v set1_i32(int32_t x) { return _mm256_set1_epi32(x); }
+JT_INLINE f32v to_float(i32v v) { return _mm256_cvtepi32_ps(v); }
+JT_INLINE i32v add(i32v a, i32v b) { return _mm256_add_epi32(a, b); }
+JT_INLINE i32v sub(i32v a, i32v b) { return _mm256_sub_epi32(a, b); }
+JT_INLINE i32v round_to_i32(f32v v) { return _mm256_cvtps_epi32(v); }
+JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
+  uint64_t x = 0;
+  std::memcpy(&x, p, n >= W ? 8 : (size_t)n);
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)x));
+}
+JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  const int64_t x = _mm_cvtsi128_si64(_mm_packus_epi16(words, words));
+  std::memcpy(p, &x, n >= W ? 8 : (size_t)n);
+}
+JT_INLINE u8q split(__m256i bytes) { return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)}; }
+JT_INLINE u8q broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return split(_mm256_set1_epi32(x));
+}
+JT_INLINE i8q load_quad(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
+JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
+  return add(acc, add(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd)));
+}
+JT_INLINE window_t load_window(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
+JT_INLINE u8q gather(const uint8_t* index, window_t v) { return split(_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index))); }
+// 16-bit weights: inputs 0 and 2 of every lane, then 1 and 3
+JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int16_t*)quad)[(j % 2) * 16 + lane * 2 + j / 2] = w; }
+
+#else
+
+typedef int32_t i32v __attribute__((vector_size(16)));
+struct u8q {
+  uint8_t v[16];
+};
+struct i8q {
+  int8_t v[16];
+};
+using window_t = u8q;
+constexpr int kWindow = 16;
+constexpr int kQuadBytes = 16;
+
+JT_INLINE i32v load_i32(const int32_t* p) {
+  i32v o;
+  std::memcpy(&o, p, sizeof o);
+  return o;
+}
+JT_INLINE i32v set1_i32(int32_t x) { return i32v{x, x, x, x}; }
+JT_INLINE f32v to_float(i32v v) { return __builtin_convertvector(v, f32v); }
+JT_INLINE i32v add(i32v a, i32v b) { return a + b; }
+JT_INLINE i32v sub(i32v a, i32v b) { return a - b; }
+JT_INLINE i32v round_to_i32(f32v v) {
+  i32v o;
+  for (int i = 0; i < W; ++i) o[i] = (int32_t)::nearbyintf(v[i]);
+  return o;
+}
+JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
+  i32v o = {};
+  for (int i = 0; i < W && i < n; ++i) o[i] = p[i];
+  return o;
+}
+JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
+  for (int i = 0; i < W && i < n; ++i) p[i] = (uint8_t)v[i];
+}
+JT_INLINE u8q broadcast_quad(const uint8_t* p) {
+  u8q o;
+  for (int i = 0; i < 16; ++i) o.v[i] = p[i % 4];
+  return o;
+}
+JT_INLINE i8q load_quad(const void* p) {
+  i8q o;
+  std::memcpy(&o, p, sizeof o);
+  return o;
+}
+JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
+  for (int i = 0; i < W; ++i)
+    for (int j = 0; j < 4; ++j) acc[i] += (int32_t)x.v[i * 4 + j] * w.v[i * 4 + j];
+  return acc;
+}
+JT_INLINE window_t load_window(const uint8_t* p) {
+  window_t o;
+  std::memcpy(&o, p, sizeof o);
+  return o;
+}
+JT_INLINE u8q gather(const uint8_t* index, window_t v) {
+  u8q o;
+  for (int i = 0; i < 16; ++i) o.v[i] = v.v[index[i]];
+  return o;
+}
+JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
+
+#endif
+
+// What turns a real number t into the u8 of a tensor: clamp(rint(t), low − zero, high − zero) + zero.
+struct Requantize {
+  f32v low, high;
+  i32v zero;
+};
+
+JT_INLINE Requantize requantize_to(const Quantization& q, Act act) {
+  const float zero = (float)q.zero;
+  const float six = zero + ::nearbyintf((float)::fmin(6.0 / q.scale, 1e6));
+  const float low = act == Act::relu || act == Act::relu6 ? zero : 0.0f;
+  const float high = act == Act::relu6 && six < 255.0f ? six : 255.0f;
+  return {set1(low - zero), set1(high - zero), set1_i32(q.zero)};
+}
+
+// The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow.
+JT_INLINE i32v requantize(const Requantize& r, f32v t) { return add(round_to_i32(min(r.high, max(r.low, t))), r.zero); }
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison

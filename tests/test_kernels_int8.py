@@ -1,0 +1,113 @@
+"""Every int8 kernel, on every instruction set, equal to the integer reference to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from native_op import accepts, constants, kernels, run
+from test_kernels_conv import PATTERNS, SHAPES, conv_attrs
+
+from jettison import quantized
+from jettison.formats import NM, Dense, Format
+from jettison.graph import TensorSpec
+from jettison.spec import output_shape
+
+X = TensorSpec("x", (1,), "u8", 0.021, 117)
+RESIDUAL = TensorSpec("r", (1,), "u8", 0.033, 60)
+FLOAT = TensorSpec("y", (1,))
+
+
+def output(scale: float = 0.05, zero: int = 100) -> TensorSpec:
+    return TensorSpec("y", (1,), "u8", scale, zero)
+
+
+def layer(shape: tuple, pattern: Format, seed: int = 0, extreme: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """u8 image and int8 weights; `extreme`: only 0 and 255, only ±127."""
+    n, h, w, c, k, r, s, *_, groups = shape
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (n, h, w, c), np.uint8)
+    weight = rng.integers(-127, 128, (k, r, s, c // groups), np.int8)
+    if extreme:
+        x = np.where(x > 60, 255, 0).astype(np.uint8)
+        weight = np.where(weight > -90, 127, -127).astype(np.int8)
+    if isinstance(pattern, NM):
+        weight *= pattern.mask(rng.random(weight.shape))
+    depth = weight[0].size
+    multiplier = (0.02 / np.sqrt(depth) * rng.uniform(0.5, 1.5, k)).astype(np.float32)
+    bias = rng.integers(-2000, 2000, k).astype(np.int32) - X.zero * weight.reshape(k, -1).sum(axis=1, dtype=np.int32)
+    return [x], {"weight": weight, "bias": bias.astype(np.int32), "multiplier": multiplier}
+
+
+def same(
+    kernel: str, fmt: str, isa: str, kind: str, inputs: list, types: list, attrs: dict, params: dict, pattern: Format | None, note: str
+) -> None:
+    out = TensorSpec(
+        "y", output_shape(kind, [x.shape[1:] for x in inputs], attrs, "test"), types[-1].dtype, types[-1].scale, types[-1].zero
+    )
+    got = run(kernel, isa, kind, inputs, attrs, constants(fmt, params, pattern), threads=2, types=types)
+    want = quantized.compute(kind, inputs, types[:-1], out, attrs, params)
+    np.testing.assert_array_equal(got, want, err_msg=f"{kernel} {isa} {pattern} {note}")
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
+    seen = set()
+    for kernel, fmt, isa in kernels("conv", "u8"):
+        for name, shape in SHAPES.items():
+            for pattern in PATTERNS if fmt == "nm" else PATTERNS[:1]:
+                if (fmt == "nm") != isinstance(pattern, NM) or (isinstance(pattern, NM) and (shape[3] // shape[-1]) % pattern.m):
+                    continue
+                inputs, params = layer(shape, pattern, extreme=extreme)
+                types: list[Any] = [X, output()]
+                if accepts(kernel, isa, "conv", inputs, conv_attrs(shape), constants(fmt, params, pattern), types):
+                    seen.add((isa, name))
+                    same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(shape), params, pattern, name)
+    for isa in {isa for _, _, isa in kernels("conv", "u8")}:
+        missing = [name for name, shape in SHAPES.items() if (isa, name) not in seen and shape[-1] == 1]
+        assert not missing, f"no {isa} int8 kernel accepts {missing}"
+
+
+@pytest.mark.parametrize("act", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("out", [output(), output(0.0004, 0), output(30.0, 255), FLOAT], ids=["u8", "saturated", "coarse", "f32"])
+def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
+    for kernel, fmt, isa in kernels("conv", "u8"):
+        pattern = NM(1, 4) if fmt == "nm" else Dense()
+        shape = SHAPES["depthwise"] if "depthwise" in kernel else SHAPES["groups, odd widths"] if "grouped" in kernel else SHAPES["3x3"]
+        inputs, params = layer(shape, pattern, seed=1)
+        types = [X, out]
+        if residual:
+            where = output_shape("conv", [inputs[0].shape[1:]], conv_attrs(shape), "test")
+            inputs = [*inputs, np.random.default_rng(2).integers(0, 256, (inputs[0].shape[0], *where), np.uint8)]
+            types = [X, RESIDUAL, out]
+        same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(shape, act), params, pattern, act)
+
+
+@pytest.mark.parametrize(("c", "k"), [(64, 10), (512, 1000), (3, 5)])
+def test_linear_to_float_and_u8(c: int, k: int) -> None:
+    for kernel, fmt, isa in kernels("conv", "u8"):
+        pattern = NM(1, 4) if fmt == "nm" else Dense()
+        if "depthwise" in kernel or "grouped" in kernel or (fmt == "nm" and c % 4):
+            continue
+        inputs, params = layer((3, 1, 1, c, k, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1), pattern)
+        flat = [inputs[0].reshape(3, c)]
+        for out in (FLOAT, output()):
+            same(kernel, fmt, isa, "linear", flat, [X, out], {"k": k, "act": "none", "alpha": 0.0}, params, pattern, str((c, k)))
+
+
+@pytest.mark.parametrize("pattern", [NM(n, m) for m in range(1, 17) for n in {1, (m + 1) // 2, m}], ids=str)
+def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
+    c = pattern.m * 9
+    rng = np.random.default_rng(pattern.n)
+    x = rng.integers(0, 256, (1, 4, 5, c), np.uint8)
+    attrs = {"k": 9, "kernel": [2, 1], "stride": [1, 1], "pad": [0, 0, 1, 0], "dilation": [1, 1], "groups": 1, "act": "none", "alpha": 0.0}
+    for where in ("first", "last", "random"):
+        score = rng.random((9, 2, 1, c)) if where == "random" else np.tile(np.arange(pattern.m)[:: -1 if where == "first" else 1] + 1.0, 9)
+        keep = pattern.mask(np.broadcast_to(score, (9, 2, 1, c)).astype(np.float32))
+        weight = (rng.integers(-127, 128, keep.shape) * keep).astype(np.int8)
+        params = {"weight": weight, "bias": np.zeros(9, np.int32), "multiplier": np.full(9, 1e-3, np.float32)}
+        for kernel, fmt, isa in kernels("conv", "u8"):
+            if fmt == "nm":
+                same(kernel, fmt, isa, "conv", [x], [X, output()], attrs, params, pattern, where)
