@@ -105,7 +105,8 @@ SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 from test_training import *
 model, handle = start(sparse=True)
-fit(model, digits(64), replace(RECIPE, epochs=40), handle, checkpoint=Path({path!r}), on_epoch=lambda e: print(e.epoch, flush=True), progress=False)
+recipe, tell = replace(RECIPE, epochs=40), lambda e: print(e.epoch, flush=True)
+fit(model, digits(64), recipe, handle, checkpoint=Path({path!r}), on_epoch=tell, progress=False)
 """
 
 

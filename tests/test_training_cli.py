@@ -1,0 +1,99 @@
+"""`jettison train`: what it writes, how it resumes, how it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jettison.cli import main
+from jettison.formats import NM
+from jettison.methods.mask import to_krsc
+
+torch.set_num_threads(1)
+
+NET = """
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(256, num_classes),
+    )
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+
+
+def train(*words: str) -> int:
+    with pytest.raises(SystemExit) as e:
+        main(["train", "net.py:net", "--threads", "1", *words])
+    return int(e.value.code or 0)
+
+
+def test_dense_then_sparse_with_a_teacher() -> None:
+    assert train("--epochs", "3", "-o", "dense.safetensors", "--json", "dense.json") == 0
+    dense = json.loads(Path("dense.json").read_text())
+    assert dense["accuracy"] > 0.6
+    assert dense["test_images"] == 359
+    words = ("--weights", "dense.safetensors", "--teacher", "dense.safetensors", "--pattern", "1:4", "--epochs", "2", "--decay", "1e-3")
+    assert train(*words, "-o", "sparse.safetensors", "--json", "sparse.json") == 0
+    sparse = json.loads(Path("sparse.json").read_text())
+    assert sparse["method"] == {"kind": "srste", "decay": 1e-3}
+    assert sparse["accuracy"] > 0.6
+    assert [(layer["name"], layer["format"], layer["reason"]) for layer in sparse["layers"]] == [
+        ("0", "dense", "stem"),
+        ("2", "1:4", ""),
+        ("5", "dense", "final classifier"),
+    ]
+    state = load_file("sparse.safetensors")
+    assert set(state) == set(load_file("dense.safetensors"))
+    assert NM(1, 4).satisfied(to_krsc(state["2.weight"]))
+
+
+def test_the_same_seed_gives_the_same_file_also_resumed() -> None:
+    words = ("--pattern", "2:4", "--epochs", "2", "--seed", "3")
+    for name in ("a", "b"):
+        assert train(*words, "-o", f"{name}.safetensors") == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    Path("b.safetensors").unlink()
+    assert train(*words, "-o", "b.safetensors", "--resume") == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    assert train("--pattern", "2:4", "--epochs", "2", "--seed", "4", "-o", "c.safetensors") == 0
+    assert Path("a.safetensors").read_bytes() != Path("c.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--pattern", "3:2"), "pattern 3:2"),
+        (("--pattern", "0:4"), "pattern 0:4"),
+        (("--pattern", "1:3"), "2: NM(1, 3) needs input channels divisible by 3, got 8"),
+        (("--pattern", "1:4", "--method", "magic"), "method 'magic' is not known; known: asp, ste, srste"),
+        (("--pattern", "1:4", "--method", "ste", "--decay", "1"), "method ste has no decay"),
+        (("--data", "cifar11"), "did you mean cifar10"),
+        (("--weights", "nosuch.pt"), "nosuch.pt"),
+        (("--optimizer", "lion"), "optimizer must be one of sgd, adamw"),
+        (("--lr", "1e30"), "the loss is nan"),
+        (("--device", "nowhere"), "device 'nowhere' cannot be used"),
+        (("--epochs", "many"), "epochs"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_no_file(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-o", "out.safetensors", *words) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+    assert not Path("out.safetensors").exists()
+
+
+def test_an_output_folder_that_is_missing_is_noticed_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-o", "nowhere/out.safetensors") == 2
+    assert "nowhere" in capsys.readouterr().err
