@@ -7,7 +7,8 @@
 //   x    16 elements of B together, 16 such runs apart by the last axis' step
 //   out  16 elements of the last axis together, 16 such runs apart by B's step
 //
-// A job is a range of blocks of 16 along B (or of rows).
+// If the last axis is the colours of an image, 3 long, larger blocks of B are interleaved as a whole.
+// A job is a range of blocks along B (or of rows).
 #include "../elementwise.h"
 
 namespace jettison {
@@ -15,6 +16,7 @@ namespace JETTISON_ISA_NAME {
 namespace {
 
 constexpr int64_t kTile = 16;
+constexpr int64_t kColours = 3, kColourBlock = 1024;
 
 // The axes of the result: size, step in x, step in the result.
 struct Axes {
@@ -47,10 +49,12 @@ int innermost(const Axes& x) {
   return b;
 }
 
+int64_t block_size(const Axes& x) { return x.size[x.rank - 1] == kColours ? kColourBlock : kTile; }
+
 // Blocks along B, or single rows if the innermost axis stays; times everything outside.
 int64_t units(const Axes& x) {
   const int b = innermost(x), last = x.rank - 1;
-  int64_t v = b == last ? 1 : ceil_div(x.size[b], kTile);
+  int64_t v = b == last ? 1 : ceil_div(x.size[b], block_size(x));
   for (int i = 0; i < last; ++i) v *= i == b ? 1 : x.size[i];
   return v;
 }
@@ -62,6 +66,11 @@ double cycles(const Problem& a) {
 }
 
 int64_t jobs(const Problem& a) { return job_count(cycles(a), units(axes_of(a))); }
+
+void interleave(const float* __restrict in, float* __restrict out, int64_t rows, int64_t in_step) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < kColours; ++j) out[i * kColours + j] = in[i + j * in_step];
+}
 
 void move_tiles(const float* in, float* out, int64_t rows, int64_t columns, int64_t in_step, int64_t out_step) {
   for (int64_t first = 0; first < columns; first += kTile) {
@@ -81,8 +90,8 @@ void run(const Call& call, int64_t job) {
     float* out = (float*)call.out;
     int64_t rest = unit, block = 0;
     if (b != last) {
-      const int64_t blocks = ceil_div(x.size[b], kTile);
-      block = rest % blocks * kTile;
+      const int64_t blocks = ceil_div(x.size[b], block_size(x));
+      block = rest % blocks * block_size(x);
       rest /= blocks;
     }
     for (int i = last - 1; i >= 0; --i) {
@@ -91,8 +100,10 @@ void run(const Call& call, int64_t job) {
       out += rest % x.size[i] * x.out[i];
       rest /= x.size[i];
     }
+    const int64_t count = min64(block_size(x), x.size[b] - block);
     if (b == last) copy(out, in, x.size[last]);
-    else move_tiles(in + block, out + block * x.out[b], min64(kTile, x.size[b] - block), x.size[last], x.in[last], x.out[b]);
+    else if (x.out[b] == kColours) interleave(in + block, out + block * kColours, count, x.in[last]);
+    else move_tiles(in + block, out + block * x.out[b], count, x.size[last], x.in[last], x.out[b]);
   }
 }
 
