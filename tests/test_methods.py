@@ -36,7 +36,11 @@ PATTERNS = [(n, m) for m in (1, 2, 4, 8, 16, 32) for n in sorted({1, max(1, m //
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_mask_is_the_formats_mask_also_on_ties(n: int, m: int, dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(n * 100 + m)
-    for w in (torch.randn(6, 2 * m, 3, 2, generator=g), torch.randint(-2, 3, (6, 2 * m, 3, 2), generator=g).float(), torch.zeros(2, m, 1, 1)):
+    for w in (
+        torch.randn(6, 2 * m, 3, 2, generator=g),
+        torch.randint(-2, 3, (6, 2 * m, 3, 2), generator=g).float(),
+        torch.zeros(2, m, 1, 1),
+    ):
         w = w.to(dtype)
         expected = torch.from_numpy(NM(n, m).mask(to_krsc(w))).permute(0, 3, 1, 2)
         assert torch.equal(nm_mask(w, n, m), expected)
