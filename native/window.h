@@ -64,9 +64,7 @@ JT_INLINE Window window_of(const float* image, Range y, Range x, int64_t w, int6
 }
 
 // A pool's output rows times vectors of channels times taps.
-JT_INLINE double pool_cycles(const Problem& a) {
-  return (double)a.n * a.p * a.q * (10 + (double)ceil_div(a.c, W) * (a.r * a.s + 2));
-}
+JT_INLINE double pool_cycles(const Problem& a) { return (double)a.n * a.p * a.q * (10 + (double)ceil_div(a.c, W) * (a.r * a.s + 2)); }
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

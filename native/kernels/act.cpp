@@ -15,7 +15,8 @@ void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Range mine = elements(size(a), jobs(a), job);
   const float* x = (const float*)call.in[0] + mine.begin;
-  each(mine.end - mine.begin, a.act, a.alpha, (float*)call.out + mine.begin, [=](int64_t i, int64_t left) { return load_first(x + i, left); });
+  each(mine.end - mine.begin, a.act, a.alpha, (float*)call.out + mine.begin,
+       [=](int64_t i, int64_t left) { return load_first(x + i, left); });
 }
 
 double cost(const Problem& a, const Constants&) { return cycles(a); }

@@ -36,7 +36,8 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 }  // namespace
 
 extern const Kernel adaptive_avg_pool;
-const Kernel adaptive_avg_pool = {"adaptive_avg_pool", "adaptive_avg_pool", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run, cost};
+const Kernel adaptive_avg_pool = {
+    "adaptive_avg_pool", "adaptive_avg_pool", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run, cost};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -28,11 +28,16 @@ void run(const Call& call, int64_t job) {
   float* out = (float*)call.out + mine.begin * c;
   const int64_t pixels = mine.end - mine.begin;
   switch (a.groups) {
-    case 2: return shuffle<2>(x, out, pixels, 2, width);
-    case 3: return shuffle<3>(x, out, pixels, 3, width);
-    case 4: return shuffle<4>(x, out, pixels, 4, width);
-    case 8: return shuffle<8>(x, out, pixels, 8, width);
-    default: return shuffle<0>(x, out, pixels, a.groups, width);
+    case 2:
+      return shuffle<2>(x, out, pixels, 2, width);
+    case 3:
+      return shuffle<3>(x, out, pixels, 3, width);
+    case 4:
+      return shuffle<4>(x, out, pixels, 4, width);
+    case 8:
+      return shuffle<8>(x, out, pixels, 8, width);
+    default:
+      return shuffle<0>(x, out, pixels, a.groups, width);
   }
 }
 

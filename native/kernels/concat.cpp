@@ -12,9 +12,7 @@ namespace {
 
 int64_t size(const Problem& a) { return a.n * a.out.size(); }
 
-double cycles(const Problem& a) {
-  return memory_cycles(2.0 * size(a)) + 8.0 * a.inputs * a.n * product(a.out, 0, a.axis);
-}
+double cycles(const Problem& a) { return memory_cycles(2.0 * size(a)) + 8.0 * a.inputs * a.n * product(a.out, 0, a.axis); }
 
 int64_t jobs(const Problem& a) { return job_count(cycles(a), ceil_div(size(a), 64)); }
 

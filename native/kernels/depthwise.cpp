@@ -52,9 +52,9 @@ int64_t jobs(const Problem& a) { return job_count(cycles(a), a.n * a.p); }
 
 // One output row, as all its tiles and blocks of channels share it.
 struct Row {
-  const float* x;        // input at the first live kernel row, column 0, channel 0
-  int64_t step;          // floats from one kernel row to the next
-  int64_t rows;          // live kernel rows
+  const float* x;  // input at the first live kernel row, column 0, channel 0
+  int64_t step;    // floats from one kernel row to the next
+  int64_t rows;    // live kernel rows
   const float* bias;
   const float* weights;  // of block 0, first live kernel row
   const uint8_t* lanes;  // input channel of each lane
@@ -83,8 +83,8 @@ JT_INLINE void accumulate(const Problem& a, const Row& b, const float* image, co
 
 // The same for any kernel width, stride, dilation and depth multiplier.
 template <int T, bool Multiplied>
-JT_INLINE void accumulate_any(const Problem& a, const Row& b, const float* image, const float* weights, const uint8_t* lanes, int64_t column,
-                              f32v (&acc)[T][1]) {
+JT_INLINE void accumulate_any(const Problem& a, const Row& b, const float* image, const float* weights, const uint8_t* lanes,
+                              int64_t column, f32v (&acc)[T][1]) {
   for (int64_t r = 0; r < b.rows; ++r, image += b.step)
     for (int64_t s = 0; s < a.s; ++s, weights += W) {
       const f32v weight = load(weights);
@@ -133,13 +133,20 @@ RunRow row_of(const Problem& a) {
   if (multiplier(a) > 1) return run_row<T, 0, 0>;
   if (a.dilation_w > 1 || a.stride_w > 2) return run_row<T, 0, 1>;
   switch (a.s * 2 + a.stride_w) {
-    case 7: return run_row<T, 3, 1>;
-    case 8: return run_row<T, 3, 2>;
-    case 11: return run_row<T, 5, 1>;
-    case 12: return run_row<T, 5, 2>;
-    case 15: return run_row<T, 7, 1>;
-    case 16: return run_row<T, 7, 2>;
-    default: return run_row<T, 0, 1>;
+    case 7:
+      return run_row<T, 3, 1>;
+    case 8:
+      return run_row<T, 3, 2>;
+    case 11:
+      return run_row<T, 5, 1>;
+    case 12:
+      return run_row<T, 5, 2>;
+    case 15:
+      return run_row<T, 7, 1>;
+    case 16:
+      return run_row<T, 7, 2>;
+    default:
+      return run_row<T, 0, 1>;
   }
 }
 
@@ -175,8 +182,7 @@ void run(const Call& call, int64_t job) {
   const bool seven = ceil_div(a.q, 7) * 7 < ceil_div(a.q, 8) * 8;  // the width that leaves fewer pixels over
   const RunRow run = seven ? row_of<7>(a) : row_of<8>(a);
   for (int64_t first = 0; first < blocks(a); first += together(a))
-    for (int64_t row = mine.begin; row < mine.end; ++row)
-      run(a, locate_row(call, row), {first, min64(first + together(a), blocks(a))});
+    for (int64_t row = mine.begin; row < mine.end; ++row) run(a, locate_row(call, row), {first, min64(first + together(a), blocks(a))});
 }
 
 double cost(const Problem& a, const Constants&) { return cycles(a); }

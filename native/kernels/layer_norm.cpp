@@ -51,10 +51,12 @@ void run(const Call& call, int64_t job) {
     const float* x = (const float*)call.in[0] + row * c;
     float* out = (float*)call.out + row * c;
     const f32v mean = set1(total(x, c, [](f32v v, f32v, f32v acc) { return add(acc, v); }) / (float)c);
-    const float var = total(x, c, [=](f32v v, f32v one, f32v acc) {
-      const f32v d = mul(sub(v, mean), one);
-      return fma(d, d, acc);
-    }) / (float)c;
+    const float var = total(x, c,
+                            [=](f32v v, f32v one, f32v acc) {
+                              const f32v d = mul(sub(v, mean), one);
+                              return fma(d, d, acc);
+                            }) /
+                      (float)c;
     const f32v scale = set1(1.0f / sqrtf(var + a.eps));
     for (int64_t i = 0; i < c; i += W) {
       const f32v v = mul(sub(load_first(x + i, c - i), mean), scale);
