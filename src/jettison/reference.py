@@ -158,7 +158,7 @@ def _avg_pool(xs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:
     rest = [pad - count for pad, count in zip(attrs["pad"], attrs["count_pad"])]
     total = _taps(_padded(xs[0], attrs["pad"], 0.0), attrs["kernel"], attrs["stride"])
     count = _taps(np.pad(counted, _image_pads(rest)), attrs["kernel"], attrs["stride"])
-    return sum(t for _, _, t in total) / sum(t for _, _, t in count)
+    return np.sum([t for _, _, t in total], axis=0) / np.sum([t for _, _, t in count], axis=0)
 
 
 def _image_pads(pad: Any) -> tuple[tuple[int, int], ...]:

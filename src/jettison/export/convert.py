@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_aggregate
 
 from ..errors import ExportError
 from ..graph import Graph
@@ -56,11 +57,13 @@ def _convert(trace: Trace, b: Builder, node: fx.Node, rewrites: Rewrites, values
     """Value(s) of a node; a tensor where it is constant; the number itself where it is no tensor."""
     if node.op == "get_attr":
         return getattr(node.graph.owning_module, str(node.target))
-    target, result = node.target, node.meta.get("val")
+    target: Any = node.target
+    result = node.meta.get("val")
     if node in rewrites:
         build, bound = rewrites[node]
         return build(b, values[bound["x"]], bound)
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.get)
+    given: Any = fx.map_arg((node.args, node.kwargs), values.get)
+    args, kwargs = given
     if target is operator.getitem:
         return args[0][args[1]]
     if not isinstance(result, (torch.Tensor, tuple, list)):
@@ -86,7 +89,7 @@ def _is_main(op: str, result: torch.Tensor, results: list[Any]) -> bool:
 def _any(args: Any, types: tuple[type, ...]) -> bool:
     """True if an argument, however nested, is of one of these types."""
     found: list[bool] = []
-    fx.node.map_aggregate(args, lambda a: found.append(isinstance(a, types)))
+    map_aggregate(args, lambda a: found.append(isinstance(a, types)))
     return any(found)
 
 

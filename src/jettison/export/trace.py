@@ -73,13 +73,14 @@ def trace(model: nn.Module, example: Example) -> Trace:
     """Trace a float32 copy of `model` in evaluation mode. Errors: ExportError."""
     inputs = _examples(example)
     batch = torch.export.Dim("batch")
-    shapes = torch.export.ShapesCollection()
+    shapes: Any = torch.export.ShapesCollection()
     for x in inputs:
         shapes[x] = {0: batch}
     try:
         with torch.no_grad(), _silence():
+            model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
             model = copy.deepcopy(model).cpu().float().eval()
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+            program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             if _shares_memory(program.graph):
                 program = program.run_decompositions({})
     except Exception as e:  # torch.export raises many kinds: each means that the model cannot be traced
@@ -149,7 +150,7 @@ def _shares_memory(graph: fx.Graph) -> bool:
 
 def _make_functional(node: fx.Node) -> None:
     """relu_ -> relu; whole numbers among scalar arguments become floats, so that x + 3 is x + 3.0."""
-    target = node.target
+    target: Any = node.target
     if _mutable(node):
         plain = getattr(torch.ops.aten, target._opname.removesuffix("_"), None)
         if target._opname.endswith("_") and plain is not None and target._overloadname in plain.overloads():
@@ -167,15 +168,15 @@ def _collect(program: torch.export.ExportedProgram, model: nn.Module) -> Trace:
     nodes = tuple(program.graph.nodes)
     placeholders = [n for n in nodes if n.op == "placeholder"]
     kinds = torch.export.graph_signature
+    stored: dict[str, Any] = {**program.constants, **program.state_dict}
     inputs, constants = [], {}
     for node, spec in zip(placeholders, program.graph_signature.input_specs):
         if spec.kind == kinds.InputKind.USER_INPUT:
             if isinstance(node.meta.get("val"), torch.Tensor):
                 inputs.append(node)
         else:
-            store = program.state_dict if spec.target in program.state_dict else program.constants
-            constants[node] = store[spec.target].detach()
-    results = next(n for n in nodes if n.op == "output").args[0]
+            constants[node] = stored[str(spec.target)].detach()
+    results: Any = next(n for n in nodes if n.op == "output").args[0]
     outputs = [
         node for node, spec in zip(results, program.graph_signature.output_specs) if spec.kind == kinds.OutputKind.USER_OUTPUT
     ]  # fmt: skip

@@ -146,7 +146,7 @@ def _with_constant(b: Builder, x: Value, scale: Any, shift: Any) -> Value:
         raise b.fail(f"a constant of shape {scale.shape if scale.ndim else shift.shape} is larger than the computed tensor {shape}")
     varies = [a for a in range(len(shape)) if scale.shape[a] > 1 or shift.shape[a] > 1]
     if not varies or (len(varies) == 1 and x.axes[varies[0]] == len(shape) - 1):
-        return per_axis(b, x, *varies[:1] or [0], scale.ravel(), shift.ravel())
+        return per_axis(b, x, varies[0] if varies else 0, scale.ravel(), shift.ravel())
     return _everywhere(b, x, scale, shift)
 
 

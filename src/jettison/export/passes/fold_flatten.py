@@ -16,27 +16,26 @@ import numpy as np
 from ...formats import Dense, Format
 from ...graph import Graph, Op
 from .encode_weights import module_path
-from .rewrite import rebuilt, with_params
+from .rewrite import reads, rebuilt, with_params
 
 
 def fold_flatten(graph: Graph, formats: Mapping[str, Format]) -> Graph:
+    count = reads(graph)
     made = {op.outputs[0]: op for op in graph.ops}
-    tensors, constants, ops = dict(graph.tensors), dict(graph.constants), []
+    constants = dict(graph.constants)
+    instead: dict[str, Op] = {}
     for op in graph.ops:
-        flat = made.get(op.inputs[0]) if op.kind == "linear" else None
+        flat = made.get(op.inputs[0])
         turn = made.get(flat.inputs[0]) if flat else None
-        if flat is None or turn is None or (turn.kind, flat.kind) != ("transpose", "reshape") or len(tensors[flat.outputs[0]].shape) != 1:
-            ops.append(op)
+        if flat is None or turn is None or (turn.kind, flat.kind, op.kind) != ("transpose", "reshape", "linear"):
             continue
-        weight = _permuted(graph.weight(op), tensors[turn.outputs[0]].shape, turn.attrs["perm"])
-        if not formats.get(module_path(op), Dense()).satisfied(weight):
-            ops.append(op)
+        if len(flat.attrs["shape"]) != 1 or count[flat.outputs[0]] != 1:
             continue
-        plain = f"{flat.name}.{op.name}"  # flattens for this layer alone: others may read the transposed one
-        tensors[plain] = replace(tensors[flat.outputs[0]], name=plain)
-        ops.append(Op(plain, "reshape", turn.inputs, (plain,), flat.attrs))
-        ops.append(with_params(replace(op, inputs=(plain, *op.inputs[1:])), {"weight": weight}, constants))
-    return rebuilt(replace(graph, tensors=tensors), ops, constants)
+        weight = _permuted(graph.weight(op), graph.tensors[turn.outputs[0]].shape, turn.attrs["perm"])
+        if formats.get(module_path(op), Dense()).satisfied(weight):
+            instead[flat.name] = replace(flat, inputs=turn.inputs)
+            instead[op.name] = with_params(op, {"weight": weight}, constants)
+    return rebuilt(graph, [instead.get(op.name, op) for op in graph.ops], constants)
 
 
 def _permuted(weight: np.ndarray, turned: tuple[int, ...], perm: tuple[int, ...]) -> np.ndarray:
