@@ -26,14 +26,17 @@ struct Source {
   float t;
 };
 
+// ⌊at⌋, at most size − 1; compared as floats, so that no position, however large, leaves the image.
+int64_t index_of(float at, int64_t size) { return at < (float)(size - 1) ? (int64_t)at : size - 1; }
+
 Source source(const Problem& a, int64_t index, float scale, int64_t size) {
   if (!a.bilinear) {
-    const int64_t at = min64((int64_t)floorf((float)index * scale), size - 1);
+    const int64_t at = index_of((float)index * scale, size);
     return {at, at, 0.0f};
   }
   float at = a.align_corners ? (float)index * scale : ((float)index + 0.5f) * scale - 0.5f;
   if (at < 0) at = 0;
-  const int64_t low = min64((int64_t)at, size - 1);
+  const int64_t low = index_of(at, size);
   const float t = at - (float)low;
   return {low, min64(low + 1, size - 1), t > 1 ? 1.0f : t};
 }
