@@ -11,16 +11,14 @@ from .errors import JettisonError
 from .formats import NM, Dense
 
 if TYPE_CHECKING:
-    from .export import export
     from .methods import ASP, SRSTE, STE, Sparsifier, sparsify_
     from .runtime import Session
 
 __version__ = "0.1.0"
-__all__ = ["ASP", "NM", "SRSTE", "STE", "Dense", "JettisonError", "Session", "Sparsifier", "export", "sparsify_"]
+__all__ = ["ASP", "NM", "SRSTE", "STE", "Dense", "JettisonError", "Session", "Sparsifier", "sparsify_"]
 
 _LAZY = {
     "Session": "runtime",
-    "export": "export",
     "ASP": "methods",
     "STE": "methods",
     "SRSTE": "methods",

@@ -1,0 +1,110 @@
+"""Tables of README.md and docs/ from bench/results/*.json, between their `<!-- results: … -->` marks.
+
+    python bench/readme_table.py            rewrite them
+    python bench/readme_table.py --check    exit 1 if a page differs from the results
+
+Two kinds of result file: what `jettison bench --json` writes (it has "rows"), and accuracy after
+training (it has "summary").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+MARK = re.compile(r"(<!-- results: (\w+)[^>]*-->\n).*?(<!-- /results -->)", re.DOTALL)
+NONE = "No result file has been committed yet.\n"
+
+
+def main() -> None:
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = page.read_text()
+        new = filled(old, read_results(RESULTS), "bench/results" if page.parent == ROOT else "../bench/results")
+        if new == old:
+            continue
+        stale.append(str(page.relative_to(ROOT)))
+        if "--check" not in sys.argv:
+            page.write_text(new)
+    if stale and "--check" in sys.argv:
+        raise SystemExit(f"{', '.join(stale)}: tables differ from bench/results; run: make docs")
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every result by its file name."""
+    return {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
+    """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
+    linked = {f"{folder}/{name}": r for name, r in results.items()}
+    tables = {"speed": speed, "accuracy": accuracy}
+    return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
+
+
+def speed(results: dict[str, dict[str, Any]]) -> str:
+    """One table for each machine, number of threads and batch size; a line for each pattern and element of a network."""
+    groups: dict[str, list[str]] = {}
+    for name, r in results.items():
+        if "rows" in r:
+            groups.setdefault(_circumstances(r), []).extend(_speed_lines(name, r))
+    head = (
+        "| network | element | pattern | Jettison, median ms (p10 – p90) | our own dense, same element | fastest other engine, ms "
+        "| against it |\n|---|---|---|---|---|---|---|\n"
+    )
+    return "\n".join(f"{where}\n\n{head}{''.join(lines)}" for where, lines in groups.items())
+
+
+def _circumstances(r: dict[str, Any]) -> str:
+    m = r["machine"]
+    threads = f"{r['threads']} threads" if r["threads"] != 1 else "1 thread"
+    return f"{m['processor']}, {m['isa'][0]}, {threads}, batch {r['batch']}:"
+
+
+def _speed_lines(name: str, r: dict[str, Any]) -> Iterable[str]:
+    for row in r["rows"]:
+        if row["engine"] != "jettison":
+            continue
+        same = [o for o in r["rows"] if o["element"] == row["element"]]
+        dense = next((o["median_ms"] for o in same if o["engine"] == "jettison" and o["pattern"] == "dense"), None)
+        peer = min((o for o in same if o["engine"] != "jettison"), key=lambda o: o["median_ms"], default=None)
+        cells = [
+            f"[{r['model']}]({name})",
+            row["element"],
+            row["pattern"],
+            f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})",
+            _ratio(dense, row["median_ms"]),
+            f"{peer['median_ms']:.2f} ({peer['engine']})" if peer else "–",
+            _ratio(peer and peer["median_ms"], row["median_ms"]),
+        ]
+        yield f"| {' | '.join(cells)} |\n"
+
+
+def _ratio(theirs: float | None, ours: float) -> str:
+    return f"{theirs / ours:.2f}×" if theirs else "–"
+
+
+def accuracy(results: dict[str, dict[str, Any]]) -> str:
+    """Mean over the seeds on the whole test set after the last epoch."""
+    out = []
+    for name, r in results.items():
+        if "summary" not in r:
+            continue
+        lines = [
+            f"| [{r['model']}]({name}) | {r['data']} | {r['method']['kind']} | {pattern} | {s['accuracy_percent']:.2f} "
+            f"| {s['lost_points']:.2f} | {len(s['seeds'])} |\n"
+            for pattern, s in r["summary"].items()
+        ]
+        out.append("".join(lines))
+    head = "| network | data | method | pattern | accuracy, % | lost, points | seeds |\n|---|---|---|---|---|---|---|\n"
+    return head + "".join(out) if out else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Pages that keep their word: links resolve, tables equal the result files, the README's example runs."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jettison.runtime import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+ROW = {"element": "f32", "p10_ms": 1.9, "p90_ms": 2.2, "runs": 60}
+MACHINE = {"processor": "Some CPU", "isa": ["avx2", "scalar"]}
+SPEED = {
+    "rows": [
+        {**ROW, "engine": "jettison", "pattern": "dense", "median_ms": 4.0},
+        {**ROW, "engine": "jettison", "pattern": "1:4", "median_ms": 2.0},
+        {**ROW, "engine": "openvino", "pattern": "dense", "median_ms": 3.0},
+        {**ROW, "engine": "onnxruntime", "pattern": "dense", "median_ms": 5.0},
+    ],
+    "model": "resnet50", "batch": 1, "threads": 2, "machine": MACHINE,
+}  # fmt: skip
+
+
+def readme_table():
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "bench" / "readme_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings], target
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_tables_equal_the_committed_results():
+    subprocess.run([sys.executable, ROOT / "bench" / "readme_table.py", "--check"], check=True)
+
+
+def test_a_table_says_what_is_compared_with_what():
+    page = "before\n<!-- results: speed, by hand -->\nold\n<!-- /results -->\nafter"
+    text = readme_table().filled(page, {"resnet50.json": SPEED}, "results")
+    assert text.startswith("before\n<!-- results: speed, by hand -->\nSome CPU, avx2, 2 threads, batch 1:\n")
+    assert text.endswith("<!-- /results -->\nafter")
+    assert "| [resnet50](results/resnet50.json) | f32 | 1:4 | 2.00 (1.90 – 2.20) | 2.00× | 3.00 (openvino) | 1.50× |" in text
+    assert "old" not in text
+
+
+def test_without_results_a_page_says_so():
+    page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
+    assert "No result file" in readme_table().filled(page, {"resnet50.json": SPEED}, "results")
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example
+    names: dict = {}
+    exec(example[1], names)
+    assert capsys.readouterr().out.startswith("[")
+    images = names["images"]
+    got = Session(tmp_path / "resnet20.jettison").run(images.numpy())
+    with torch.inference_mode():
+        want = names["model"](images).numpy()
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
