@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jettison import reference
+from jettison import quantized, reference
 from jettison.errors import GraphError, InputError
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.spec import ACTIVATIONS, KINDS, check, output_shape
@@ -40,7 +40,9 @@ def agree(kind: str, xs: list[torch.Tensor], attrs: dict, want: torch.Tensor, pa
 
 
 def test_the_reference_has_every_kind_and_activation_of_the_grammar():
-    assert set(reference.OPS) == set(KINDS)
+    converts = {"quantize", "dequantize"}  # defined, like all u8 arithmetic, in quantized.py
+    assert set(reference.OPS) | converts == set(KINDS)
+    assert set(quantized.OPS) - {"quantize"} == {kind for kind, row in KINDS.items() if row.quantized}
     assert set(reference.ACTS) == set(ACTIVATIONS)
 
 

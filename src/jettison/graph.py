@@ -21,6 +21,7 @@ import numpy as np
 from .formats import Cost, Dense, Format
 
 VERSION = 1
+DTYPES = {"f32": np.dtype(np.float32), "u8": np.dtype(np.uint8)}
 
 Pads = tuple[int, int, int, int]
 
@@ -42,6 +43,11 @@ class TensorSpec:
     def size(self) -> int:
         """Elements per sample."""
         return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes per sample."""
+        return self.size * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +130,14 @@ class Problem:
         """n·p·q·k·r·s·c / groups."""
         return self.n * self.p * self.q * self.k * self.r * self.s * (self.c // self.groups)
 
-    def cost(self, fmt: Format, weight_bytes: int) -> Cost:
-        """Work of this layer with weights in `fmt`, float32 activations."""
+    def cost(self, fmt: Format, weight_bytes: int, in_bytes: int = 4, out_bytes: int = 4) -> Cost:
+        """Work of this layer with weights in `fmt`; in_bytes, out_bytes: of one activation."""
         shape = (self.k, self.r, self.s, self.c // self.groups)
         density = fmt.density(shape)
         return Cost(
             macs=round(self.macs * density),
-            read_bytes=4 * self.n * self.h * self.w * self.c,
-            write_bytes=4 * self.n * self.p * self.q * self.k,
+            read_bytes=in_bytes * self.n * self.h * self.w * self.c,
+            write_bytes=out_bytes * self.n * self.p * self.q * self.k,
             weight_bytes=weight_bytes,
             depth=max(1, round(prod(shape[1:]) * density)),
         )

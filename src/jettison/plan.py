@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from .graph import Graph
 
 ALIGN_BYTES = 64
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
     """Greedy by size: each tensor goes to the lowest gap among those already placed that live when it does."""
     root = _roots(graph)
     life = _lifetimes(graph, root)
-    need = {t: -(-(n * graph.tensors[t].size * FLOAT_BYTES + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
+    need = {t: -(-(n * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # (start, end, lifetime)
     places: dict[str, int] = {}
     for t in sorted(life, key=lambda t: (-need[t], life[t])):

@@ -1,6 +1,6 @@
 """The slow NumPy meaning of every op kind: the definition that exporters and kernels are tested against.
 
-`OPS` is the one table, kind -> function. Each function takes arrays with the batch n in front, in
+`OPS` is the one table, kind -> function; `jettison.quantized` is its like for u8 tensors. Each function takes arrays with the batch n in front, in
 storage order (images (n, h, w, c)), the op's attributes and its constants by role. It sums in
 float64; `compute` rounds the result to float32 once. Clear rather than fast: for tests, and for
 anyone who wants to know what exactly an op means.
@@ -31,8 +31,17 @@ def run(graph: Graph, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         raise InputError(f"the network has {len(graph.inputs)} inputs {list(graph.inputs)}, got {len(inputs)}")
     values = {name: _stored(graph, name, x) for name, x in zip(graph.inputs, inputs)}
     for op in graph.ops:
-        values[op.outputs[0]] = compute(op.kind, [values[i] for i in op.inputs], op.attrs, _params(graph, op))
+        values[op.outputs[0]] = _step(graph, op, [values[i] for i in op.inputs])
     return tuple(values[name].transpose(0, 3, 1, 2) if graph.layouts.get(name) == "nchw" else values[name] for name in graph.outputs)
+
+
+def _step(graph: Graph, op: Op, inputs: Arrays) -> np.ndarray:
+    specs, out = [graph.tensors[i] for i in op.inputs], graph.tensors[op.outputs[0]]
+    if specs[0].dtype == out.dtype == "f32":
+        return compute(op.kind, inputs, op.attrs, _params(graph, op))
+    from . import quantized  # which builds on this module
+
+    return quantized.compute(op.kind, inputs, specs, out, op.attrs, _params(graph, op))
 
 
 def compute(kind: str, inputs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:

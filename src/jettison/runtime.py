@@ -24,7 +24,7 @@ import numpy as np
 from . import _native
 from .errors import InputError, KernelError
 from .formats import NM, Cost
-from .graph import Graph, Op, Problem, TensorSpec, problem, weight_shape
+from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem, weight_shape
 from .plan import plan
 from .spec import check
 
@@ -171,10 +171,14 @@ class Session:
                 Layer(
                     name=op.name, kind=op.kind, format=str(op.format) if weighted else "", isa=self.isa,
                     kernel=choice.kernel if choice else "none", reason=choice.reason if choice else "same bytes, nothing runs",
-                    candidates=choice.candidates if choice else (), problem=size, cost=size.cost(op.format, parts) if size else None,
+                    candidates=choice.candidates if choice else (), problem=size, cost=self._cost(op, size, parts) if size else None,
                 )
             )  # fmt: skip
         return rows
+
+    def _cost(self, op: Op, size: Problem, weight_bytes: int) -> Cost:
+        source, target = self.graph.tensors[op.inputs[0]], self.graph.tensors[op.outputs[0]]
+        return size.cost(op.format, weight_bytes, DTYPES[source.dtype].itemsize, DTYPES[target.dtype].itemsize)
 
     # --- choosing kernels
 
@@ -217,7 +221,7 @@ class Session:
         if op.kind not in _WEIGHTED:
             return parts, (0, 0)
         if fmt == "dense":
-            return {**parts, "weight": np.ascontiguousarray(self.graph.weight(op), np.float32)}, (0, 0)
+            return {**parts, "weight": np.ascontiguousarray(self.graph.weight(op))}, (0, 0)
         if isinstance(op.format, NM) and fmt == "nm":
             encoded = self.graph.weight_parts(op)
             positions = op.format.positions(encoded, weight_shape(self.graph, op), op.name)
@@ -228,25 +232,24 @@ class Session:
         """Median milliseconds of one candidate alone, on random numbers."""
         packed = _native.Packed(row[0], self.isa, size, *row[2])
         rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal(self._shape(t, 1), np.float32) for t in op.inputs]
-        out = np.empty(self._shape(op.outputs[0], 1), np.float32)
-        offsets = _offsets(inputs, out)
-        step = (packed, size, [(_ARENA, at) for at in offsets[:-1]], (_OUTPUT, 0))
-        program = _native.Program(self._pool, [step], offsets[-1])
+        inputs = [_random(self.graph.tensors[t], rng) for t in op.inputs]
+        target = self.graph.tensors[op.outputs[0]]
+        out = np.empty((1, *target.shape), DTYPES[target.dtype])
+        step = (packed, size, [(_INPUT, i) for i in range(len(inputs))], (_OUTPUT, 0))
+        program = _native.Program(self._pool, [step], 0)
         times = []
         start = time.perf_counter()
         while len(times) < 5 or (time.perf_counter() - start < 0.02 and len(times) < 200):
-            times.append(program.run([], [out], profile=True)[0] / 1e6)
+            times.append(program.run(inputs, [out], profile=True)[0] / 1e6)
         return median(times)
 
     # --- preparing a batch size
 
-    def _shape(self, tensor: str, n: int) -> tuple[int, ...]:
-        return (n, *self.graph.tensors[tensor].shape)
-
     def _problem(self, op: Op, n: int) -> Any:
-        shapes = [list(self.graph.tensors[t].shape) for t in op.inputs]
-        return _native.Problem(op.kind, n, shapes, list(self.graph.tensors[op.outputs[0]].shape), dict(op.attrs))
+        specs = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs)]
+        shapes = [list(spec.shape) for spec in specs]
+        types = [(spec.dtype, spec.scale, spec.zero) for spec in specs]
+        return _native.Problem(op.kind, n, shapes[:-1], shapes[-1], dict(op.attrs), types)
 
     def _program(self, n: int) -> Any:
         with self._lock:
@@ -320,13 +323,11 @@ def _to_array(x: Any, name: str) -> np.ndarray:
         raise InputError(f"input {name!r} cannot be read through DLPack: {e}; detach it and move it to the CPU") from None
 
 
-def _offsets(inputs: list[np.ndarray], out: np.ndarray) -> list[int]:
-    """Arena offset of each input, and the size of the arena."""
-    offsets, at = [], 0
-    for x in inputs:
-        offsets.append(at)
-        at += -(-(x.nbytes + _native.SLACK_BYTES) // 64) * 64
-    return [*offsets, at]
+def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
+    """One sample of noise, followed by the bytes that a kernel may read past its end."""
+    room = spec.size + _native.SLACK_BYTES
+    noise = rng.integers(0, 256, room, np.uint8) if spec.dtype == "u8" else rng.standard_normal(room, np.float32)
+    return noise[: spec.size].reshape(1, *spec.shape)
 
 
 def _kernel_op(op: Op) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import FormatError, GraphError
 from .formats import ELEMENTS
-from .graph import VERSION, Graph, Op, TensorSpec, weight_shape, window_count
+from .graph import DTYPES, VERSION, Graph, Op, TensorSpec, weight_shape, window_count
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 LAYOUTS = ("nchw", "plain")
@@ -203,6 +203,9 @@ KINDS: dict[str, Kind] = {
     ),
     # act(x · weightᵀ + bias + residual) over the last axis; weight (k, 1, 1, c)
     "linear": Kind((1, 2), {"k": _nat(1), **_ACT}, _linear, ("weight",), ("bias",), quantized=("u8", "f32")),
+    # u8 from f32: clamp(rint(x / scale) + zero, 0, 255) with the output tensor's scale and zero; and back
+    "quantize": Kind((1, 1), {}, _same),
+    "dequantize": Kind((1, 1), {}, _same, quantized=("f32",)),
     # maximum over each window; padding never wins
     "max_pool": Kind((1, 1), _WINDOW, _pool, quantized=("same",)),
     # sum over the window / positions of it inside the image grown by count_pad (zeros: padding not counted)
@@ -315,7 +318,7 @@ def _check_op(graph: Graph, op: Op, written: set[str]) -> None:
 
 
 def _check_dtype(spec: TensorSpec) -> None:
-    _need_graph(spec.dtype in ("f32", "u8"), f"tensor {spec.name!r} has the unknown dtype {spec.dtype!r}")
+    _need_graph(spec.dtype in DTYPES, f"tensor {spec.name!r} has the unknown dtype {spec.dtype!r}")
     if spec.dtype == "f32":
         _need_graph(spec.scale == 1.0 and spec.zero == 0, f"tensor {spec.name!r} is f32 and has a scale or a zero point")
     else:
