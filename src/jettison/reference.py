@@ -1,6 +1,6 @@
 """The slow NumPy meaning of every op kind: the definition that exporters and kernels are tested against.
 
-`OPS` is the one table, kind -> function; `jettison.quantized` is its like for u8 tensors. Each function takes arrays with the batch n in front, in
+`OPS` is the one table, kind -> function; `jettison.quantized` is its like for u8. Each function takes arrays with the batch n in front, in
 storage order (images (n, h, w, c)), the op's attributes and its constants by role. It sums in
 float64; `compute` rounds the result to float32 once. Clear rather than fast: for tests, and for
 anyone who wants to know what exactly an op means.
