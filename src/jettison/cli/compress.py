@@ -190,7 +190,11 @@ def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[
 
 
 def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float]) -> dict[str, Any]:
-    """What a user of the file needs to know: what goes in, what comes out, how good it is, how it was made."""
+    """What a user of the file needs to know: what goes in, what comes out, how good it is, how it was made.
+
+    Of paths only the file's name: the folders of this machine are nobody's business.
+    """
+    names = {k: Path(v).name for k, v in (("weights", settings.weights), ("teacher", settings.teacher), ("model", settings.model)) if v}
     return {
         "made_by": f"jettison {__version__}",
         "classes": list(images.classes),
@@ -199,7 +203,7 @@ def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float]) -> di
         "data": images.name,
         "accuracy": accuracy[settings.pattern],
         "dense_accuracy": accuracy[DENSE],
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), **names},
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..graph import Graph, Op
 
 WEIGHTED = ("conv", "linear")
+BRIEF = 300  # characters of a note
 
 
 def inspect(
@@ -109,5 +110,7 @@ def _shape(shape: Any) -> str:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{k} {v}" for k, v in value.items() if v not in (None, [], "")]
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 100 else text[:97] + "…"
+    return text if len(text) <= BRIEF else text[: BRIEF - 1] + "…"
