@@ -1,5 +1,7 @@
 """PyTorch's compiler, Inductor: weights frozen into the program, channels-last, inference mode.
 
+In the default mode: on processors "max-autotune" has choices for matrix products only, in a convnet the classifier.
+
 https://docs.pytorch.org/docs/stable/torch.compiler.html
 """
 
