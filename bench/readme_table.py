@@ -55,8 +55,8 @@ def speed(results: dict[str, dict[str, Any]]) -> str:
         if "rows" in r:
             groups.setdefault(_circumstances(r), []).extend(_speed_lines(name, r))
     head = (
-        "| network | element | pattern | Jettison, median ms (p10 – p90) | our own dense, same element | fastest other engine, ms "
-        "| against it |\n|---|---|---|---|---|---|---|\n"
+        "| network | element | pattern | Jettison, median ms (p10 – p90) | over our own dense | fastest other engine, dense, ms "
+        "| over that |\n|---|---|---|---|---|---|---|\n"
     )
     return "\n".join(f"{where}\n\n{head}{''.join(lines)}" for where, lines in groups.items())
 
