@@ -196,6 +196,7 @@ NB_MODULE(_native, m) {
     return rows;
   }, "(name, op, format, isa, dtype of the inputs) of every kernel, in order of preference.");
   m.attr("SLACK_BYTES") = kSlack;
+  m.attr("MAX_INPUTS") = kMaxInputs;
 
   nb::class_<Problem>(m, "Problem", "One op with every size known.")
       .def("__init__", [](Problem* self, const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out,

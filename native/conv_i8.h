@@ -67,7 +67,7 @@ JT_INLINE void finish_i8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB]
     for (int i = 0; i < PB; ++i) {
       const int64_t at = (pixel + i) * a.k + o * W;
       f32v t = mul(to_float(acc[i][o]), multiplier);
-      if (b.residual) t = add(t, mul(to_float(sub(load_u8_first(b.residual + at, left), residual_zero)), ratio));
+      if (b.residual) t = add(t, mul(load_centred(b.residual + at, residual_zero), ratio));
       if (u8) store_u8_first((uint8_t*)b.out + at, requantize(to, t), left);
       else store_first((float*)b.out + at, activate(a.act, a.alpha, t), left);
     }

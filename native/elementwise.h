@@ -1,6 +1,10 @@
-// Loops over consecutive floats, and what the kernels that only move data share.
+// Loops over consecutive elements, and what the kernels that only move data share.
+//
+// A kernel that only moves data does the same to float32 and to u8: its `run` is a template over the element, and
+// its file defines two kernels, NAME and NAME_u8. Arithmetic on u8 follows quantized.py.
 #pragma once
 #include "jobs.h"
+#include "vec_i8.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -24,14 +28,26 @@ JT_INLINE void each(int64_t n, Act act, float alpha, float* out, F f) {
   }
 }
 
+// out[i] = requantize(f(i)) for i < n. f(i) gives the real numbers at i, W of them.
+template <class F>
+JT_INLINE void each_u8(int64_t n, const Requantize& to, uint8_t* out, F f) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store_u8_first(out + i, requantize(to, f(i)), W);
+  if (i < n) store_u8_first(out + i, requantize(to, f(i)), n - i);
+}
+
 // Cycles of `act` per vector beyond memory: e^x and a division.
 JT_INLINE double act_cycles(Act act) { return is_clamp(act) || act == Act::leaky_relu ? 1 : 24; }
 
 // Without a call: rows of channels are often shorter than a call of memcpy is worth.
-JT_INLINE void copy(float* out, const float* in, int64_t n) {
+template <class T>
+JT_INLINE void copy(T* to, const T* from, int64_t n) {
+  uint8_t* out = (uint8_t*)to;
+  const uint8_t* in = (const uint8_t*)from;
+  const int64_t bytes = n * (int64_t)sizeof(T);
   int64_t i = 0;
-  for (; i + W <= n; i += W) store(out + i, load(in + i));
-  if (i < n) store_first(out + i, load_first(in + i, n - i), n - i);
+  for (; i + 4 * W <= bytes; i += 4 * W) store_bytes(out + i, load_bytes(in + i));
+  if (i < bytes) copy_few(out + i, in + i, bytes - i);
 }
 
 JT_INLINE void fill(float* out, float value, int64_t n) {
@@ -40,6 +56,8 @@ JT_INLINE void fill(float* out, float value, int64_t n) {
   for (; i + W <= n; i += W) store(out + i, v);
   if (i < n) store_first(out + i, v, n - i);
 }
+
+JT_INLINE void fill(uint8_t* out, uint8_t value, int64_t n) { std::memset(out, value, (size_t)n); }
 
 // Product of the dimensions [from, to) of a shape.
 JT_INLINE int64_t product(const Shape& s, int64_t from, int64_t to) {

@@ -19,8 +19,8 @@ struct Range {
 
 JT_INLINE Range range(int64_t n, int64_t parts, int64_t i) { return {part(n, parts, i), part(n, parts, i + 1)}; }
 
-// Cycles of one core to read and write this many floats that lie in its second-level cache or beyond: 16 bytes a cycle.
-JT_INLINE double memory_cycles(double floats) { return floats / 4; }
+// Cycles of one core to read and write this many elements that lie in its second-level cache or beyond: 16 bytes a cycle.
+JT_INLINE double memory_cycles(double elements, Element e = Element::f32) { return elements / (e == Element::u8 ? 16 : 4); }
 
 // A job is about 10 µs of one core, so that starting it costs little.
 constexpr double kJobCycles = 32768;
@@ -33,10 +33,10 @@ JT_INLINE int64_t job_count(double cycles, int64_t most) {
   return min64(jobs, max64(most, 1));
 }
 
-// Job i of element-wise work on n floats: whole cache lines, so that no two threads write the same one.
+// Job i of element-wise work on n floats or bytes: whole cache lines, so that no two threads write the same one.
 JT_INLINE Range elements(int64_t n, int64_t jobs, int64_t i) {
-  const Range lines = range(ceil_div(n, 16), jobs, i);
-  return {lines.begin * 16, min64(lines.end * 16, n)};
+  const Range lines = range(ceil_div(n, 64), jobs, i);
+  return {lines.begin * 64, min64(lines.end * 64, n)};
 }
 
 // Work on rows of c channels: whole rows per job while there are enough of them, else rows cut across their channels.

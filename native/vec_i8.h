@@ -2,6 +2,7 @@
 //
 //   u8q   four u8 inputs for each of W lanes        i8q   four int8 weights for each of W lanes
 //   dot   acc[lane] += Σ_j u8q[lane][j] · i8q[lane][j], exactly: nothing saturates
+//   u8v   4·W bytes, to move and compare
 //
 // AVX-512 has `vpdpbusd` for it. AVX2's `vpmaddubsw` would saturate, so even and odd inputs are widened to 16
 // bits and multiplied with 16-bit weights: as many products per cycle, twice the weight bytes.
@@ -11,6 +12,7 @@
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
+namespace vec {
 
 #if defined(JETTISON_AVX512)
 
@@ -27,12 +29,10 @@ JT_INLINE f32v to_float(i32v v) { return _mm512_cvtepi32_ps(v); }
 JT_INLINE i32v add(i32v a, i32v b) { return _mm512_add_epi32(a, b); }
 JT_INLINE i32v sub(i32v a, i32v b) { return _mm512_sub_epi32(a, b); }
 JT_INLINE i32v round_to_i32(f32v v) { return _mm512_cvtps_epi32(v); }  // ties to even
-JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
-  return _mm512_cvtepu8_epi32(n >= W ? _mm_loadu_si128((const __m128i*)p) : _mm_maskz_loadu_epi8(vec::first(n), p));
-}
+JT_INLINE i32v load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   if (n >= W) _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v));
-  else _mm512_mask_cvtepi32_storeu_epi8(p, vec::first(n), v);
+  else _mm512_mask_cvtepi32_storeu_epi8(p, first(n), v);
 }
 JT_INLINE u8q broadcast_quad(const uint8_t* p) {
   int32_t x;
@@ -44,6 +44,18 @@ JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return _mm512_dpbusd_epi32(acc, x, 
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
 JT_INLINE u8q gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
+using u8v = __m512i;
+JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+JT_INLINE void store_bytes(uint8_t* p, u8v v) { _mm512_storeu_si512(p, v); }
+JT_INLINE __mmask64 first_bytes(int64_t n) { return ~0ull >> (64 - n); }  // 1 … 64
+JT_INLINE void store_bytes_first(uint8_t* p, u8v v, int64_t n) {
+  if (n >= 4 * W) store_bytes(p, v);
+  else _mm512_mask_storeu_epi8(p, first_bytes(n), v);
+}
+JT_INLINE u8v max_bytes(u8v a, u8v b) { return _mm512_max_epu8(a, b); }
+JT_INLINE void copy_few(uint8_t* out, const uint8_t* in, int64_t n) {  // 1 … 63 bytes
+  _mm512_mask_storeu_epi8(out, first_bytes(n), _mm512_maskz_loadu_epi8(first_bytes(n), in));
+}
 
 #elif defined(JETTISON_AVX2)
 
@@ -64,15 +76,12 @@ JT_INLINE f32v to_float(i32v v) { return _mm256_cvtepi32_ps(v); }
 JT_INLINE i32v add(i32v a, i32v b) { return _mm256_add_epi32(a, b); }
 JT_INLINE i32v sub(i32v a, i32v b) { return _mm256_sub_epi32(a, b); }
 JT_INLINE i32v round_to_i32(f32v v) { return _mm256_cvtps_epi32(v); }
-JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
-  uint64_t x = 0;
-  std::memcpy(&x, p, n >= W ? 8 : (size_t)n);
-  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)x));
-}
+JT_INLINE i32v load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   const int64_t x = _mm_cvtsi128_si64(_mm_packus_epi16(words, words));
-  std::memcpy(p, &x, n >= W ? 8 : (size_t)n);
+  if (n >= W) std::memcpy(p, &x, W);
+  else std::memcpy(p, &x, (size_t)n);
 }
 JT_INLINE u8q split(__m256i bytes) { return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)}; }
 JT_INLINE u8q broadcast_quad(const uint8_t* p) {
@@ -88,6 +97,10 @@ JT_INLINE window_t load_window(const uint8_t* p) { return _mm256_broadcastsi128_
 JT_INLINE u8q gather(const uint8_t* index, window_t v) { return split(_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index))); }
 // 16-bit weights: inputs 0 and 2 of every lane, then 1 and 3
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int16_t*)quad)[(j % 2) * 16 + lane * 2 + j / 2] = w; }
+using u8v = __m256i;
+JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+JT_INLINE void store_bytes(uint8_t* p, u8v v) { _mm256_storeu_si256((__m256i*)p, v); }
+JT_INLINE u8v max_bytes(u8v a, u8v b) { return _mm256_max_epu8(a, b); }
 
 #else
 
@@ -116,11 +129,7 @@ JT_INLINE i32v round_to_i32(f32v v) {
   for (int i = 0; i < W; ++i) o[i] = (int32_t)::nearbyintf(v[i]);
   return o;
 }
-JT_INLINE i32v load_u8_first(const uint8_t* p, int64_t n) {
-  i32v o = {};
-  for (int i = 0; i < W && i < n; ++i) o[i] = p[i];
-  return o;
-}
+JT_INLINE i32v load_u8(const uint8_t* p) { return i32v{p[0], p[1], p[2], p[3]}; }
 JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   for (int i = 0; i < W && i < n; ++i) p[i] = (uint8_t)v[i];
 }
@@ -150,6 +159,39 @@ JT_INLINE u8q gather(const uint8_t* index, window_t v) {
   return o;
 }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
+typedef uint8_t u8v __attribute__((vector_size(16)));
+JT_INLINE u8v load_bytes(const uint8_t* p) {
+  u8v o;
+  std::memcpy(&o, p, sizeof o);
+  return o;
+}
+JT_INLINE void store_bytes(uint8_t* p, u8v v) { std::memcpy(p, &v, sizeof v); }
+JT_INLINE u8v max_bytes(u8v a, u8v b) { return a > b ? a : b; }
+
+#endif
+
+#if !defined(JETTISON_AVX512)  // without masks
+
+JT_INLINE void store_bytes_first(uint8_t* p, u8v v, int64_t n) {
+  if (n >= 4 * W) return store_bytes(p, v);
+  uint8_t bytes[4 * W];
+  store_bytes(bytes, v);
+  std::memcpy(p, bytes, (size_t)n);
+}
+JT_INLINE void copy_few(uint8_t* out, const uint8_t* in, int64_t n) {  // less than 4·W bytes
+  for (int size = 2 * W; size > 0; size /= 2)
+    if (n & size) {
+      switch (size) {  // a size that the compiler knows is a move, not a call
+        case 16: std::memcpy(out, in, 16); break;
+        case 8: std::memcpy(out, in, 8); break;
+        case 4: std::memcpy(out, in, 4); break;
+        case 2: std::memcpy(out, in, 2); break;
+        default: *out = *in;
+      }
+      out += size;
+      in += size;
+    }
+}
 
 #endif
 
@@ -161,14 +203,27 @@ struct Requantize {
 
 JT_INLINE Requantize requantize_to(const Quantization& q, Act act) {
   const float zero = (float)q.zero;
-  const float six = zero + ::nearbyintf((float)::fmin(6.0 / q.scale, 1e6));
+  const float six = zero + (float)::nearbyint(::fmin(6.0 / q.scale, 1e6));
   const float low = act == Act::relu || act == Act::relu6 ? zero : 0.0f;
   const float high = act == Act::relu6 && six < 255.0f ? six : 255.0f;
   return {set1(low - zero), set1(high - zero), set1_i32(q.zero)};
 }
 
-// The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow.
-JT_INLINE i32v requantize(const Requantize& r, f32v t) { return add(round_to_i32(min(r.high, max(r.low, t))), r.zero); }
+// The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow. NaN becomes the lowest.
+JT_INLINE i32v requantize(const Requantize& r, f32v t) { return add(round_to_i32(min(max(t, r.low), r.high)), r.zero); }
 
+JT_INLINE uint8_t requantize_one(const Requantize& r, float t) {
+  uint8_t q;
+  store_u8_first(&q, requantize(r, set1(t)), 1);
+  return q;
+}
+
+// 1 / scale, what `quantize` multiplies with.
+JT_INLINE float reciprocal(const Quantization& q) { return (float)(1.0 / q.scale); }
+
+// float32(q − zero) of W bytes; reads them all, which inputs allow (kSlack).
+JT_INLINE f32v load_centred(const uint8_t* p, i32v zero) { return to_float(sub(load_u8(p), zero)); }
+
+}  // namespace vec
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_op import accepts, constants, kernels, run
-from test_kernels_conv import PATTERNS, SHAPES, conv_attrs
 
 from jettison import quantized
 from jettison.formats import NM, Dense, Format
 from jettison.graph import TensorSpec
 from jettison.spec import output_shape
+from native_op import accepts, constants, kernels, run
+from test_kernels_conv import PATTERNS, SHAPES, conv_attrs
 
 X = TensorSpec("x", (1,), "u8", 0.021, 117)
 RESIDUAL = TensorSpec("r", (1,), "u8", 0.033, 60)

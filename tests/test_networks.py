@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import NETS
 
 from jettison.errors import MissingExtra, ModelError
 from jettison.runtime import Session, isas
+from nets import NETS
 
 torch = pytest.importorskip("torch")
 from jettison.export import export  # noqa: E402

@@ -143,6 +143,13 @@ def test_wrong_arguments_are_refused() -> None:
         Session(graphs.small(NM(2, 4)), kernels={"b": "nope"})
 
 
+def test_too_many_operands_are_refused_by_name() -> None:
+    x, y = TensorSpec("x", (2,)), TensorSpec("y", (2 * 70,))
+    op = Op("join", "concat", ("x",) * 70, ("y",), {"axis": 0})
+    with pytest.raises(KernelError, match="layer join: concat of 70 tensors"):
+        Session(Graph(ops=(op,), tensors={"x": x, "y": y}, inputs=("x",), outputs=("y",)))
+
+
 def test_inputs_of_any_memory_order_and_dlpack() -> None:
     graph = graphs.small()
     session = Session(graph)

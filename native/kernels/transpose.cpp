@@ -62,17 +62,19 @@ int64_t units(const Axes& x) {
 double cycles(const Problem& a) {
   const Axes x = axes_of(a);
   const double size = (double)a.n * a.in[0].size();
-  return memory_cycles(2 * size) + (innermost(x) == x.rank - 1 ? 10.0 * units(x) : size);
+  return memory_cycles(2 * size, a.element) + (innermost(x) == x.rank - 1 ? 10.0 * units(x) : size);
 }
 
 int64_t jobs(const Problem& a) { return job_count(cycles(a), units(axes_of(a))); }
 
-void interleave(const float* __restrict in, float* __restrict out, int64_t rows, int64_t in_step) {
+template <class T>
+void interleave(const T* __restrict in, T* __restrict out, int64_t rows, int64_t in_step) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < kColours; ++j) out[i * kColours + j] = in[i + j * in_step];
 }
 
-void move_tiles(const float* in, float* out, int64_t rows, int64_t columns, int64_t in_step, int64_t out_step) {
+template <class T>
+void move_tiles(const T* in, T* out, int64_t rows, int64_t columns, int64_t in_step, int64_t out_step) {
   for (int64_t first = 0; first < columns; first += kTile) {
     const int64_t end = min64(first + kTile, columns);
     for (int64_t i = 0; i < rows; ++i)
@@ -80,14 +82,15 @@ void move_tiles(const float* in, float* out, int64_t rows, int64_t columns, int6
   }
 }
 
+template <class T>
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Axes x = axes_of(a);
   const int b = innermost(x), last = x.rank - 1;
   const Range mine = range(units(x), jobs(a), job);
   for (int64_t unit = mine.begin; unit < mine.end; ++unit) {
-    const float* in = (const float*)call.in[0];
-    float* out = (float*)call.out;
+    const T* in = (const T*)call.in[0];
+    T* out = (T*)call.out;
     int64_t rest = unit, block = 0;
     if (b != last) {
       const int64_t blocks = ceil_div(x.size[b], block_size(x));
@@ -111,8 +114,9 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 
 }  // namespace
 
-extern const Kernel transpose;
-const Kernel transpose = {"transpose", "transpose", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run, cost};
+extern const Kernel transpose, transpose_u8;
+const Kernel transpose = {"transpose", "transpose", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<float>, cost};
+const Kernel transpose_u8 = {"transpose_u8", "transpose", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<uint8_t>, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

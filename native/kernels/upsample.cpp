@@ -11,6 +11,8 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
+bool nearest(const Problem& a, const Constants&) { return !a.bilinear; }
+
 int64_t rows(const Problem& a) { return a.n * a.out.d[0]; }
 
 double cycles(const Problem& a) {
@@ -51,20 +53,26 @@ JT_INLINE void blend(float* out, const float* const (&x)[4], const Source& y, co
   }
 }
 
+template <class T>
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const int64_t h = a.in[0].d[0], w = a.in[0].d[1], c = a.in[0].d[2], p = a.out.d[0], q = a.out.d[1];
   const Range mine = range(rows(a), jobs(a), job);
   for (int64_t row = mine.begin; row < mine.end; ++row) {
-    const float* image = (const float*)call.in[0] + row / p * h * w * c;
-    float* out = (float*)call.out + row * q * c;
+    const T* image = (const T*)call.in[0] + row / p * h * w * c;
+    T* out = (T*)call.out + row * q * c;
     const Source y = source(a, row % p, a.scale_h, h);
-    const float* low = image + y.low * w * c;
-    const float* high = image + y.high * w * c;
+    const T* low = image + y.low * w * c;
+    const T* high = image + y.high * w * c;
     for (int64_t j = 0; j < q; ++j, out += c) {
       const Source z = source(a, j, a.scale_w, w);
-      if (a.bilinear) blend(out, {low + z.low * c, low + z.high * c, high + z.low * c, high + z.high * c}, y, z, c);
-      else copy(out, low + z.low * c, c);
+      if constexpr (sizeof(T) == sizeof(float)) {
+        if (a.bilinear) {
+          blend(out, {low + z.low * c, low + z.high * c, high + z.low * c, high + z.high * c}, y, z, c);
+          continue;
+        }
+      }
+      copy(out, low + z.low * c, c);
     }
   }
 }
@@ -73,8 +81,9 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 
 }  // namespace
 
-extern const Kernel upsample;
-const Kernel upsample = {"upsample", "upsample", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run, cost};
+extern const Kernel upsample, upsample_u8;
+const Kernel upsample = {"upsample", "upsample", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<float>, cost};
+const Kernel upsample_u8 = {"upsample_u8", "upsample", "", kIsa, nearest, nullptr, nullptr, nullptr, jobs, run<uint8_t>, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

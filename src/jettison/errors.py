@@ -59,3 +59,7 @@ class MissingExtra(JettisonError):
 
 class VerificationError(JettisonError):
     """Two computations of the same network that must agree do not."""
+
+
+class QuantizationError(JettisonError):
+    """A network or calibration images that int8 cannot be made from (no images, weights not finite, unknown layer)."""
