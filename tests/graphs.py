@@ -37,3 +37,32 @@ def small(fmt: Format = NM(2, 4), seed: int = 0) -> Graph:
         constants={**weights, **encoded},
         layouts={"x": "nchw", "yd": "plain"},
     )
+
+
+def quantized(fmt: Format = NM(2, 4)) -> Graph:
+    """Image (5, 6, 8) → quantize → int8 conv to 8 channels in `fmt` → hardswish by table → dequantize."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(-127, 128, (8, 3, 3, 8), np.int8)
+    if isinstance(fmt, NM):
+        w *= fmt.mask(w.astype(np.float32))
+    parts = fmt.encode(w, "conv")
+    encoded = {"w": parts["weight"]} if isinstance(fmt, Dense) else {f"w.{k}": v for k, v in parts.items()}
+    constants = {
+        **encoded,
+        "bias": rng.integers(-999, 999, 8, np.int32),
+        "multiplier": rng.random(8, np.float32) / 999,
+        "table": np.arange(256, dtype=np.uint8),
+    }
+    roles = {"weight": "w", "bias": "bias", "multiplier": "multiplier"}
+    ops = (
+        Op("quantize", "quantize", ("x",), ("xq",)),
+        Op("conv", "conv", ("xq",), ("yq",), {**CONV, "k": 8, "act": "relu"}, roles, fmt, "i8"),
+        Op("act", "act", ("yq",), ("zq",), {"act": "hardswish", "alpha": 0.0}, {"table": "table"}),
+        Op("dequantize", "dequantize", ("zq",), ("z",)),
+    )
+    scales = {"xq": (0.02, 117), "yq": (0.5, 0), "zq": (0.4, 3)}
+    tensors = {
+        name: TensorSpec(name, (5, 6, 8), "u8", *scales[name]) if name in scales else TensorSpec(name, (5, 6, 8))
+        for name in ("x", "xq", "yq", "zq", "z")
+    }
+    return Graph(ops, tensors, ("x",), ("z",), constants, {"x": "nchw", "z": "nchw"})

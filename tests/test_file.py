@@ -15,7 +15,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs import small
+from graphs import quantized, small
 from jettison import file
 from jettison.errors import FileError, FormatError, GraphError, JettisonError
 from jettison.formats import NM, Dense
@@ -50,9 +50,10 @@ def assemble(header: dict, doc: dict, body: bytes, sign: bool = True) -> bytes:
     return data
 
 
+@pytest.mark.parametrize("make", [small, quantized])
 @pytest.mark.parametrize("fmt", [Dense(), NM(1, 4), NM(2, 4), NM(3, 8), NM(1, 1)], ids=str)
-def test_what_is_saved_is_loaded(tmp_path, fmt):
-    graph, path = small(fmt), tmp_path / "net.jettison"
+def test_what_is_saved_is_loaded(tmp_path, fmt, make):
+    graph, path = make(fmt), tmp_path / "net.jettison"
     file.save(graph, path, META)
     back = file.load(path)
     assert back == graph  # ops, tensors, inputs, outputs, layouts, version
@@ -272,7 +273,7 @@ json_values = st.recursive(
 @given(data=st.data())
 def test_no_edit_of_a_signed_header_escapes_as_another_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "net.jettison"
-    file.save(small(), path)
+    file.save(data.draw(st.sampled_from([small, quantized]))(), path)
     header, doc, body = document(path.read_bytes())
     whole = {"header": {k: v for k, v in header.items() if k != "__metadata__"}, "doc": doc}
     place = data.draw(st.sampled_from([p for p in places(whole) if len(p) > 1]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs import ACT, CONV, small
+from graphs import ACT, CONV, quantized, small
 from jettison.errors import FormatError, GraphError
 from jettison.formats import NM, Dense
 from jettison.graph import Graph, Op, TensorSpec, problem, weight_shape
@@ -86,7 +86,30 @@ VIOLATIONS = {
 }
 
 
-@pytest.mark.parametrize("build,words", VIOLATIONS.values(), ids=VIOLATIONS)
+QUANTIZED = {
+    "scale of f32": (lambda: with_tensor(quantized(), "z", scale=0.5), "'z' is f32 and has a scale"),
+    "scale zero": (lambda: with_tensor(quantized(), "xq", scale=0.0), "'xq' has the illegal scale 0.0"),
+    "scale NaN": (lambda: with_tensor(quantized(), "xq", scale=float("nan")), "'xq' has the illegal scale nan"),
+    "scale of another type": (lambda: with_tensor(quantized(), "xq", scale="1"), "'xq' has the illegal scale '1'"),
+    "zero point": (lambda: with_tensor(quantized(), "xq", zero=256), "'xq' has the illegal scale 0.02 or zero point 256"),
+    "quantize to f32": (lambda: with_tensor(quantized(), "xq", dtype="f32", scale=1.0, zero=0), "quantize: quantize on f32 gives u8"),
+    "element": (lambda: with_op(quantized(), 1, element="f32"), "conv: weights of a conv on u8 inputs must be i8, not 'f32'"),
+    "element of f32": (lambda: with_op(g(), 0, element="i8"), "a: weights of a conv on f32 inputs must be f32, not 'i8'"),
+    "activation": (lambda: with_op(quantized(), 1, attrs={**CONV, "k": 8, "act": "silu"}), "conv: a quantized conv can only clamp"),
+    "table size": (lambda: with_constant(quantized(), "table", np.zeros(255, np.uint8)), "act: table must be uint8 (256,)"),
+    "table missing": (lambda: with_op(quantized(), 2, params={}), "act: act takes constants ['table'], got []"),
+    "bias type": (lambda: with_constant(quantized(), "bias", np.zeros(8, np.float32)), "conv: bias must be int32 (8,), got float32"),
+    "no multiplier": (lambda: with_op(quantized(), 1, params={"weight": "w", "bias": "bias"}), "conv: conv takes constants"),
+    "kind without u8": (lambda: with_op(quantized(), 2, kind="softmax", attrs={"axis": 2}, params={}), "act: softmax takes no u8 input"),
+}
+
+
+@pytest.mark.parametrize("fmt", [Dense(), NM(1, 2), NM(2, 4), NM(1, 8)], ids=str)
+def test_a_legal_quantized_graph_passes(fmt):
+    assert check(quantized(fmt)) == quantized(fmt)
+
+
+@pytest.mark.parametrize("build,words", (VIOLATIONS | QUANTIZED).values(), ids=VIOLATIONS | QUANTIZED)
 def test_a_violation_is_named(build, words):
     with pytest.raises(GraphError, match=re.escape(words)):
         check(build())
