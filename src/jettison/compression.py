@@ -1,6 +1,6 @@
 """The main job, from a network and data to two graphs: dense and compressed. `jettison compress` shows and measures them.
 
-build, load weights ─► train dense ─► sparsify, train ─► finish ─► export both ─► check against PyTorch
+build, load weights ─► train dense ─► sparsify, train ─► finish ─► export both ─► check against PyTorch ─► (int8)
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from . import ptq
 from .bench.comparison import relative_error
-from .errors import CheckpointError, ModelError, PatternError, TrainingError, VerificationError
+from .errors import CheckpointError, ModelError, PatternError, QuantizationError, TrainingError, VerificationError
 from .export import export
 from .file import replace
 from .formats import Dense, Format, parse
@@ -24,9 +26,10 @@ from .graph import Graph
 from .methods import METHODS, LayerReport, Method, Select, Sparsifier, choose_layers, sparsify_
 from .runtime import Session
 from .training import Epoch, Recipe, fit
-from .training.data import DataSet, normalise, test_batches
+from .training.data import DataSet, normalise, test_batches, train_batches
 from .zoo import build, load_weights
 
+ELEMENTS = ("f32", "int8")
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
 DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
@@ -40,6 +43,8 @@ class Settings:
 
     weights, teacher: paths; teacher "dense" is the baseline itself. decay: SR-STE's λ, None for the method's own.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
+    element: "f32", or "int8" for post-training quantisation at the end, with `calibrate` training images, `ranges` as in
+    `ptq.quantize` and the `keep_float` most sensitive layers left in float32.
     Errors: PatternError, ModelError, TrainingError.
     """
 
@@ -60,13 +65,21 @@ class Settings:
     exclude: tuple[str, ...] = ()
     remainder: str = "refuse"
     seed: int = 0
+    element: str = "f32"
+    calibrate: int = 512
+    ranges: str = "mse"
+    equalize: bool = False
+    keep_float: int = 0
 
     def __post_init__(self) -> None:
-        if parse(self.pattern) == Dense():
-            raise PatternError("pattern 'dense' leaves nothing to compress; write N:M, for example 1:4")
+        for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
+            if value not in known:
+                raise QuantizationError(f"{what} must be one of {', '.join(known)}, got {value!r}")
+        if parse(self.pattern) == Dense() and self.element == "f32":
+            raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         if self.method not in METHODS:
             raise TrainingError(f"method {self.method!r} is not known; known: {', '.join(METHODS)}")
-        if self.make_method().retrain and self.epochs == 0:
+        if self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
         if self.weights is None and self.dense_epochs == 0:
             raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
@@ -101,10 +114,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """Both networks as graphs; error: largest relative error of the two against PyTorch on test images."""
+    """The networks as graphs; int8: of the sparse one, if asked for. error: largest relative error of dense and sparse
+    against PyTorch on test images. kept_float: layers that int8 leaves in float32.
+    """
 
     dense: Graph
     sparse: Graph
+    int8: Graph | None
+    kept_float: list[str]
     report: list[LayerReport]
     history: dict[str, list[Epoch]]
     weights: dict[str, torch.Tensor]
@@ -123,7 +140,9 @@ def compress(
     dense = _build(settings, data)
     if settings.weights is not None:
         load_weights(dense, settings.weights)
-    choose_layers(dense, settings.format, settings.select, settings.remainder)  # refuses before any training
+    prunes = settings.format != Dense()
+    if prunes:
+        choose_layers(dense, settings.format, settings.select, settings.remainder)  # refuses before any training
     teacher = _teacher(settings, data)
     _claim(folder, settings, data, resume)
     history = {}
@@ -136,19 +155,39 @@ def compress(
         )
 
     train("dense", dense, None, None)
-    sparse = copy.deepcopy(dense)
-    handle = sparsify_(sparse, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
-    train("sparse", sparse, handle, dense if settings.teacher == "dense" else teacher)
-    formats = handle.finish()
     shape = (data.channels, data.size, data.size)
-    graphs = [export(net.eval(), shape, f) for net, f in ((dense, {}), (sparse, formats))]
-    error = max(_error(graph, net, data) for graph, net in zip(graphs, (dense, sparse)))
+    nets, graphs, report = [dense], [export(dense.eval(), shape)], []
+    if prunes:
+        sparse = copy.deepcopy(dense)
+        handle = sparsify_(sparse, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
+        train("sparse", sparse, handle, dense if settings.teacher == "dense" else teacher)
+        nets.append(sparse)
+        graphs.append(export(sparse.eval(), shape, handle.finish()))
+        report = handle.report()
+    error = max(_error(graph, net, data) for graph, net in zip(graphs, nets))
     if error > TOLERANCE:
         raise VerificationError(
             f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
         )
-    weights = {name: tensor.detach().clone().contiguous() for name, tensor in sparse.state_dict().items()}
-    return Compressed(graphs[0], graphs[1], handle.report(), history, weights, error)
+    int8, kept = _quantized(graphs[-1], settings, data) if settings.element == "int8" else (None, [])
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in nets[-1].state_dict().items()}
+    return Compressed(graphs[0], graphs[-1], int8, kept, report, history, weights, error)
+
+
+def calibration_images(data: DataSet, count: int, seed: int) -> np.ndarray:
+    """float32 (n, c, h, w): `count` training images, or all there are, as the network sees them at test time.
+
+    Errors: DataError without a training split.
+    """
+    x, _ = next(iter(train_batches(data, count, seed, epoch=0, augment=False)))
+    return normalise(x, data).contiguous().numpy()
+
+
+def _quantized(graph: Graph, settings: Settings, data: DataSet) -> tuple[Graph, list[str]]:
+    """The int8 network, and the layers it keeps in float32."""
+    images = calibration_images(data, settings.calibrate, settings.seed)
+    kept = list(ptq.sensitivity(graph, images, settings.ranges))[: settings.keep_float] if settings.keep_float else []
+    return ptq.quantize(graph, images, settings.ranges, kept, equalize=settings.equalize), kept
 
 
 def _build(settings: Settings, data: DataSet) -> nn.Module:

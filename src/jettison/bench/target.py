@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import file
-from ..errors import MissingExtra
+from .. import file, ptq
+from ..errors import InputError, MissingExtra
 from ..formats import Dense, Format
 from ..graph import Graph
 
@@ -34,6 +34,22 @@ def networks(target: str, patterns: list[Format], image_size: int | None, seed: 
         sparse = [] if own == "dense" else [Network(own, graph, "file")]
         return [Network("dense", densified(graph), "file"), *sparse]
     return [Network(str(f), random_graph(target, f, image_size, seed), str(f)) for f in _dense_first(patterns)]
+
+
+CALIBRATED = 8  # random images that decide the ranges of activations when int8 is only timed
+
+
+def in_element(network: Network, element: str, seed: int) -> Network:
+    """The network with int8 arithmetic if that is asked for, calibrated on random images: for timing, not for accuracy.
+
+    Errors: InputError when an int8 file is to run in another arithmetic.
+    """
+    already = any(t.dtype == "u8" for t in network.graph.tensors.values())
+    if already and element != "int8":
+        raise InputError(f"the file is int8 and cannot run in {element}; write --element int8")
+    if already or element != "int8":
+        return network
+    return replace(network, graph=ptq.quantize(network.graph, random_inputs(network.graph, CALIBRATED, seed), ranges="minmax"))
 
 
 def _is_file(target: str) -> bool:

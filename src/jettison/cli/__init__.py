@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "eval": "Accuracy of a .jettison file or a PyTorch model on a whole test set.",
     "bench": "Time against other engines on this machine, interleaved, outputs checked.",
     "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time.",
+    "export": "Write a file's network as ONNX, float32 or int8 (QDQ).",
     "verify": "Check a file: integrity, patterns, outputs on every instruction set.",
     "inspect": "What is in a file: layers, formats, sizes. Runs nothing.",
 }

@@ -27,7 +27,7 @@ def bench(
     pattern: Annotated[
         str, typer.Option(help="For a network by name: patterns to prune it to, 'dense' or N:M, several with commas.")
     ] = "dense",
-    element: Annotated[str, typer.Option(help="Arithmetic: f32, bf16 or int8.")] = "f32",
+    element: Annotated[str, typer.Option(help="Arithmetic: f32, bf16 or int8. A float32 network is quantised on random images.")] = "f32",
     against: Annotated[str, typer.Option(help="Other engines, with commas: inductor, onnxruntime, openvino; 'all' or 'none'.")] = "none",
     batch: Annotated[int, typer.Option(help="Images per run.", min=1)] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads, each on a core of its own. Default: every core.")] = None,
@@ -46,10 +46,12 @@ def bench(
 
         jettison bench resnet50 --pattern 1:4,1:16 --against openvino,onnxruntime,inductor --threads 2
 
+        jettison bench resnet50 --pattern 1:4 --element int8 --against openvino,onnxruntime --threads 2
+
         jettison bench model.jettison --against all --batch 8 --json result.json
     """
     from ..bench import compare, processors
-    from ..bench.target import networks, random_inputs
+    from ..bench.target import in_element, networks, random_inputs
 
     output = Output(json)
     formats, engines = _patterns(pattern), _engines(against)
@@ -58,7 +60,7 @@ def bench(
     cpus = processors(threads)
     with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-bench-") as folder:
         tell(f"building {target}", 0.0)
-        found = networks(target, formats, image_size, seed)
+        found = [in_element(network, element, seed) for network in networks(target, formats, image_size, seed)]
         inputs = random_inputs(found[0].graph, batch, seed)
         result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell)
     _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads")

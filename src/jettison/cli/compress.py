@@ -28,7 +28,7 @@ def compress(
     model: Annotated[str, typer.Argument(help="The network: zoo name, timm:NAME, or path/to/file.py:function.")],
     data: Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10 …, or a folder of class folders or parquet files.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .jettison file to write.")],
-    pattern: Annotated[str, typer.Option(help="N:M keeps N of every M input channels.")] = "1:4",
+    pattern: Annotated[str, typer.Option(help="N:M keeps N of every M input channels; 'dense' with --element int8.")] = "1:4",
     method: Annotated[
         str, typer.Option(help="How to prune: srste, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
     ] = "srste",
@@ -52,6 +52,11 @@ def compress(
         list[str] | None, typer.Option(help="Also prune these layers (stem, classifier …); * allowed, may be repeated.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave these layers dense; * allowed, may be repeated.")] = None,
+    element: Annotated[str, typer.Option(help="Arithmetic of the result: f32, or int8 by post-training quantisation.")] = "f32",
+    calibrate: Annotated[int, typer.Option(help="int8: training images that decide the ranges of activations.", min=1)] = 512,
+    ranges: Annotated[str, typer.Option("--range", help="int8: how ranges are chosen: minmax, percentile or mse.")] = "mse",
+    equalize: Annotated[bool, typer.Option("--equalize", help="int8: equalise weights across layers first (depthwise networks).")] = False,
+    keep_float: Annotated[int, typer.Option(help="int8: leave this many of the most sensitive layers in f32.", min=0)] = 0,
     remainder: Annotated[str, typer.Option(help="Layers whose channels do not divide by M: 'refuse' or 'dense'.")] = "refuse",
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
@@ -67,14 +72,16 @@ def compress(
 ) -> None:
     """Make a trained network faster: prune to N:M, retrain, export, check against PyTorch, measure on this machine.
 
-    Ends with one table, dense against compressed: accuracy on the whole test set, median latency, file size. Both
-    networks run in Jettison's own runtime, in turns.
+    Ends with one table, dense against compressed: accuracy on the whole test set, median latency, file size. All
+    networks run in Jettison's own runtime, in turns. With --element int8 the file holds the int8 network.
 
     Examples:
 
         jettison compress resnet18 --data digits --size 32 --epochs 3 -o digits.jettison
 
         jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --pattern 2:4 --epochs 15 -o r20.jettison
+
+        jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --pattern 1:4 --element int8 -o r20.jettison
 
         jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
     """
@@ -109,6 +116,11 @@ def compress(
         exclude=tuple(exclude or ()),
         remainder=remainder,
         seed=seed,
+        element=element,
+        calibrate=calibrate,
+        ranges=ranges,
+        equalize=equalize,
+        keep_float=keep_float,
     )
     cpus = processors(threads)
     torch.set_num_threads(len(cpus))
@@ -143,7 +155,7 @@ def _say_epoch(output: Output, stage: str, epoch: Epoch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Both networks on this machine, by "dense" and the pattern. layers_ms: by layer, slowest first."""
+    """All networks on this machine, by `_graphs`' names. layers_ms: by layer, slowest first."""
 
     accuracy: dict[str, float]
     file_bytes: dict[str, int]
@@ -151,30 +163,38 @@ class Measured:
     layers_ms: dict[str, dict[str, float]]
 
 
+def _graphs(result: Compressed, settings: Settings) -> dict[str, Graph]:
+    """ "dense", the pattern, "pattern int8"; the last is the one to write."""
+    graphs = {DENSE: result.dense, settings.pattern: result.sparse}
+    return graphs if result.int8 is None else {**graphs, f"{settings.pattern} int8": result.int8}
+
+
 def _measure(
     output: Output, result: Compressed, settings: Settings, images: DataSet, out: Path, cpus: list[int], batch: int, runs: int
 ) -> Measured:
-    """Accuracy of both networks as they run, the file written, then the time of both in turns."""
+    """Accuracy of all networks as they run, the file written, then the time of all in turns."""
     from .. import file
     from ..bench import Entrant, compare
     from ..bench.target import random_inputs
     from ..runtime import Session
     from .eval import session_score
 
-    graphs = {DENSE: result.dense, settings.pattern: result.sparse}
+    graphs = _graphs(result, settings)
+    written = list(graphs)[-1]
     with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-compress-") as folder:
         accuracy = {k: session_score(Session(g, threads=len(cpus)), images, EVAL_BATCH, tell).accuracy for k, g in graphs.items()}
-        paths = {DENSE: Path(folder) / "dense.jettison", settings.pattern: out}
-        file.save(result.dense, paths[DENSE])
-        file.save(result.sparse, out, _meta(settings, images, accuracy))
-        entrants = [Entrant("jettison", "f32", label, path, label) for label, path in paths.items()]
+        paths = {label: out if label == written else Path(folder) / f"{i}.jettison" for i, label in enumerate(graphs)}
+        for label, path in paths.items():
+            file.save(graphs[label], path, _meta(settings, images, accuracy, result.kept_float) if path == out else None)
+        elements = {label: "int8" if graph is result.int8 else "f32" for label, graph in graphs.items()}
+        entrants = [Entrant("jettison", elements[label], label, path, label) for label, path in paths.items()]
         timing = compare(entrants, random_inputs(result.dense, batch, settings.seed), cpus, runs, tell)
         sizes = {label: path.stat().st_size for label, path in paths.items()}
     return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
 
 
 def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of every convolution and linear layer in each network, slowest first."""
+    """Median milliseconds of every convolution and linear layer in all networks, slowest first."""
     from ..bench.process import pinned
     from ..bench.target import random_inputs
     from ..runtime import Session
@@ -185,11 +205,11 @@ def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[
             for t in Session(graph, threads=len(cpus)).profile(*random_inputs(graph, batch, seed=0)):
                 if t.kind in ("conv", "linear"):
                     times.setdefault(t.name, {})[label] = t.median_ms
-    both = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}
-    return dict(sorted(both.items(), key=lambda item: -max(item[1].values())))
+    shared = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}
+    return dict(sorted(shared.items(), key=lambda item: -max(item[1].values())))
 
 
-def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float]) -> dict[str, Any]:
+def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float], kept_float: list[str]) -> dict[str, Any]:
     """What a user of the file needs to know: what goes in, what comes out, how good it is, how it was made.
 
     Of paths only the file's name: the folders of this machine are nobody's business.
@@ -201,28 +221,34 @@ def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float]) -> di
         "mean": list(images.mean),
         "std": list(images.std),
         "data": images.name,
-        "accuracy": accuracy[settings.pattern],
+        "accuracy": list(accuracy.values())[-1],
         "dense_accuracy": accuracy[DENSE],
+        "kept_float": kept_float,
         "settings": {**asdict(settings), **names},
     }
 
 
 def _show(output: Output, result: Compressed, settings: Settings, images: DataSet, m: Measured, title: str) -> None:
-    label = settings.pattern
+    labels = list(m.accuracy)
     slowest = list(m.layers_ms)[:SLOWEST]
-    series = {kind: [m.layers_ms[name][kind] for name in slowest] for kind in (DENSE, label)}
+    series = {label: [m.layers_ms[name][label] for name in slowest] for label in labels}
     output.bars("Time per layer" if len(slowest) == len(m.layers_ms) else f"The {SLOWEST} slowest layers", slowest, series, "ms")
-    left = "; ".join(f"{r.name} ({r.reason})" for r in result.report if str(r.format) == DENSE)
-    output.say(f"{sum(str(r.format) != DENSE for r in result.report)} of {len(result.report)} layers are {label}; dense: {left or 'none'}")
-    dense, sparse = m.timing.rows
-    times = [interval(r.median_ms, r.p10_ms, r.p90_ms) for r in (dense, sparse)]
+    if result.report:
+        left = "; ".join(f"{r.name} ({r.reason})" for r in result.report if str(r.format) == DENSE)
+        sparse = sum(str(r.format) != DENSE for r in result.report)
+        output.say(f"{sparse} of {len(result.report)} layers are {settings.pattern}; dense: {left or 'none'}")
+    if result.kept_float:
+        output.say(f"in f32, the most sensitive: {', '.join(result.kept_float)}")
+    dense, *_, last = m.timing.rows
+    times = [interval(r.median_ms, r.p10_ms, r.p90_ms) for r in m.timing.rows]
+    end = labels[-1]
     rows = [
-        ("accuracy", *(f"{m.accuracy[k]:.2%}" for k in (DENSE, label)), f"{100 * (m.accuracy[label] - m.accuracy[DENSE]):+.2f} points"),
-        ("median ms (p10 – p90)", *times, f"{dense.median_ms / sparse.median_ms:.2f}× as fast"),
-        ("file", *(byte_count(m.file_bytes[k]) for k in (DENSE, label)), f"{m.file_bytes[DENSE] / m.file_bytes[label]:.2f}× smaller"),
+        ("accuracy", *(f"{m.accuracy[k]:.2%}" for k in labels), f"{100 * (m.accuracy[end] - m.accuracy[DENSE]):+.2f} points"),
+        ("median ms (p10 – p90)", *times, f"{dense.median_ms / last.median_ms:.2f}× as fast"),
+        ("file", *(byte_count(m.file_bytes[k]) for k in labels), f"{m.file_bytes[DENSE] / m.file_bytes[end]:.2f}× smaller"),
     ]
-    note = f"accuracy on all {len(images.test)} test images of {images.name}; both run by Jettison; equal to PyTorch to {result.error:.0e}"
-    output.table(title, ("", f">{DENSE}", f">{label}", ">gain"), rows, note)
+    note = f"accuracy on all {len(images.test)} test images of {images.name}; all run by Jettison; f32 equals PyTorch to {result.error:.0e}"
+    output.table(title, ("", *(f">{label}" for label in labels), ">gain"), rows, note)
 
 
 def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) -> dict[str, Any]:
@@ -236,6 +262,7 @@ def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) 
         "file_bytes": m.file_bytes,
         "latency": [asdict(r) for r in m.timing.rows],
         "layers_ms": m.layers_ms,
+        "kept_float": result.kept_float,
         "layers": [{"name": r.name, "format": str(r.format), "reason": r.reason} for r in result.report],
         "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
         "error_against_pytorch": result.error,
@@ -261,7 +288,7 @@ def _pyplot() -> Any:
 
 
 def _draw(path: Path, m: Measured) -> None:
-    """Bars of every layer's time in both networks, as PNG."""
+    """Bars of every layer's time in all networks, as PNG."""
     import io
 
     from ..file import replace
@@ -269,11 +296,12 @@ def _draw(path: Path, m: Measured) -> None:
     pyplot = _pyplot()
     names = list(m.layers_ms)
     figure, axes = pyplot.subplots(figsize=(8, 1 + 0.28 * len(names)))
-    for i, (label, colour) in enumerate(zip(m.accuracy, ("0.7", "tab:blue"))):
+    height = 0.8 / len(m.accuracy)
+    for i, (label, colour) in enumerate(zip(m.accuracy, ("0.7", "tab:blue", "tab:green"))):
         axes.barh(
-            [row + 0.4 * i for row in range(len(names))], [m.layers_ms[name][label] for name in names], 0.4, label=label, color=colour
+            [row + height * i for row in range(len(names))], [m.layers_ms[name][label] for name in names], height, label=label, color=colour
         )
-    axes.set_yticks([row + 0.2 for row in range(len(names))], names, fontsize=7)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("median time per layer, ms")
     axes.legend()

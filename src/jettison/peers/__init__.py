@@ -54,8 +54,8 @@ class Engine:
 
 
 ENGINES: dict[str, Engine] = {
-    "jettison": Engine("jettison", ("jettison",), "make native", ("f32",)),
+    "jettison": Engine("jettison", ("jettison",), "make native", ("f32", "int8")),
     "inductor": Engine("inductor", ("torch",), "pip install 'jettison[train]'", ("f32", "bf16")),
-    "onnxruntime": Engine("onnxruntime", ("onnxruntime", "onnx"), "pip install 'jettison[bench]'", ("f32",)),
-    "openvino": Engine("openvino", ("openvino", "onnx"), "pip install 'jettison[bench]'", ("f32", "bf16")),
+    "onnxruntime": Engine("onnxruntime", ("onnxruntime", "onnx"), "pip install 'jettison[bench]'", ("f32", "int8")),
+    "openvino": Engine("openvino", ("openvino", "onnx"), "pip install 'jettison[bench]'", ("f32", "bf16", "int8")),
 }

@@ -1,6 +1,10 @@
 """Graph → ONNX, for the engines that read it: the same decoded weights, with standard operators only.
 
 `LOWERINGS` is the one table, kind → function. The batch size is fixed: engines plan better with it.
+
+int8 becomes QDQ, which engines fuse back into integer kernels: every op computes in float32 between a
+DequantizeLinear of its inputs, int8 weights (a scale per output channel) and int32 bias, and a QuantizeLinear of its output.
+https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..graph import Graph, Op
+from ..graph import Graph, Op, TensorSpec
 from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale
 
 OPSET = 20  # the first with Gelu
@@ -26,7 +30,7 @@ def onnx_model(graph: Graph, batch: int) -> onnx.ModelProto:
     for name in graph.inputs:
         w.value[name] = name if graph.layouts.get(name) == "nchw" else w.hold(name, graph.tensors[name].shape)
     for op in graph.ops:
-        w.value[op.outputs[0]] = LOWERINGS[op.kind](w, op)
+        w.value[op.outputs[0]] = w.rounded(LOWERINGS[op.kind](w, op), graph.tensors[op.outputs[0]])
     for name in graph.outputs:
         y = w.value[name] if graph.layouts.get(name) == "nchw" else w.store(w.value[name], graph.tensors[name].shape)
         w.nodes.append(helper.make_node("Identity", [y], [f"{name}:out"]))
@@ -57,7 +61,7 @@ class _Writer:
 
     def constant(self, array: Any) -> str:
         name = f"constant:{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def floats(self, array: Any) -> str:
@@ -81,6 +85,31 @@ class _Writer:
     def param(self, op: Op, role: str) -> np.ndarray:
         return self.graph.constants[op.params[role]]
 
+    def weights(self, op: Op, array: np.ndarray, axis: int = 0) -> str:
+        """Its weights, arranged with the output channels along `axis`; int8 with its DequantizeLinear."""
+        if op.element == "f32":
+            return self.floats(array)
+        scale = weight_scale(self.graph, op).astype(np.float32)
+        zero = self.constant(np.zeros(len(scale), np.int8))
+        return self.add("DequantizeLinear", self.constant(array), self.floats(scale), zero, axis=axis)
+
+    def bias(self, op: Op) -> str:
+        """Zeros where there is none; of int8 without the part that our integers hold for the zero point of the input."""
+        if op.element == "f32":
+            return self.floats(self.param(op, "bias") if "bias" in op.params else np.zeros(op.attrs["k"]))
+        x = self.graph.tensors[op.inputs[0]]
+        sums = self.graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
+        whole = (self.param(op, "bias") + x.zero * sums).astype(np.int32)
+        scale = (weight_scale(self.graph, op) * x.scale).astype(np.float32)
+        return self.add("DequantizeLinear", self.constant(whole), self.floats(scale), axis=0)
+
+    def rounded(self, x: str, spec: TensorSpec) -> str:
+        """`x` as the u8 tensor `spec` would hold it; float32 as it is."""
+        if spec.dtype != "u8":
+            return x
+        how = (self.floats(spec.scale), self.constant(np.array(spec.zero, np.uint8)))
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", x, *how), *how)
+
     def reshape(self, x: str, *shape: int) -> str:
         return self.add("Reshape", x, self.ints(self.batch, *shape))
 
@@ -101,6 +130,12 @@ class _Writer:
         return ACTS[op.attrs["act"]](self, x, op.attrs["alpha"])
 
 
+def weight_scale(graph: Graph, op: Op) -> np.ndarray:
+    """s_w of each output channel of an int8 layer, from its multiplier s_x·s_w/s_y."""
+    x, y = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+    return graph.constants[op.params["multiplier"]].astype(np.float64) * y.scale / x.scale
+
+
 ACTS: dict[str, Callable[[_Writer, str, float], str]] = {
     "none": lambda w, x, alpha: x,
     "relu": lambda w, x, alpha: w.add("Relu", x),
@@ -117,11 +152,9 @@ ACTS: dict[str, Callable[[_Writer, str, float], str]] = {
 
 
 def _conv(w: _Writer, op: Op) -> str:
-    a, xs = op.attrs, w.inputs(op)
-    weight = w.floats(w.graph.weight(op).transpose(0, 3, 1, 2))
-    bias = (w.floats(w.param(op, "bias")),) if "bias" in op.params else ()
+    a = op.attrs
     y = w.add(
-        "Conv", xs[0], weight, *bias,
+        "Conv", w.inputs(op)[0], w.weights(op, w.graph.weight(op).transpose(HELD)), w.bias(op),
         kernel_shape=a["kernel"], strides=a["stride"], pads=a["pad"], dilations=a["dilation"], group=a["groups"],
     )  # fmt: skip
     return _residual(w, op, y)
@@ -130,20 +163,35 @@ def _conv(w: _Writer, op: Op) -> str:
 def _linear(w: _Writer, op: Op) -> str:
     """Over the last axis: of an image a 1×1 convolution, of a vector Gemm, of a sequence MatMul."""
     x, rank = w.inputs(op)[0], len(w.shape(op.inputs[0]))
-    weight = w.graph.weight(op)[:, 0, 0]
-    bias = w.param(op, "bias") if "bias" in op.params else np.zeros(len(weight), np.float32)
+    weight, bias = w.graph.weight(op)[:, 0, 0], w.bias(op)
     if rank == 3:
-        y = w.add("Conv", x, w.floats(weight[:, :, None, None]), w.floats(bias), kernel_shape=(1, 1))
+        y = w.add("Conv", x, w.weights(op, weight[:, :, None, None]), bias, kernel_shape=(1, 1))
     elif rank == 1:
-        y = w.add("Gemm", x, w.floats(weight), w.floats(bias), transB=1)
+        y = w.add("Gemm", x, w.weights(op, weight), bias, transB=1)
     else:
-        y = w.add("Add", w.add("MatMul", x, w.floats(weight.T)), w.floats(bias))
+        y = w.add("Add", w.add("MatMul", x, w.weights(op, weight.T, axis=1)), bias)
     return _residual(w, op, y)
 
 
 def _residual(w: _Writer, op: Op, y: str) -> str:
     xs = w.inputs(op)
-    return w.activate(w.add("Add", y, xs[1]) if len(xs) > 1 else y, op)
+    if len(xs) == 1:
+        return w.activate(y, op)
+    if op.element == "i8" and w.graph.tensors[op.outputs[0]].dtype == "u8":
+        y = w.rounded(y, _branch(w.graph, op))
+    return w.activate(w.add("Add", y, xs[1]), op)
+
+
+def _branch(graph: Graph, op: Op) -> TensorSpec:
+    """The u8 type of a convolution's result before a residual is added. We have none: our sum is rounded once.
+
+    ONNX Runtime computes only what lies between two roundings in integers, and OpenVINO fuses this form no worse.
+    The range low_y − high_r … high_y − low_r cuts nothing off: beyond it the sum y saturates anyway.
+    """
+    r, y = graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
+    scale = y.scale + r.scale
+    zero = np.rint((y.zero * y.scale + (255 - r.zero) * r.scale) / scale)
+    return TensorSpec("part", y.shape, "u8", scale, int(zero))
 
 
 def _max_pool(w: _Writer, op: Op) -> str:
@@ -183,6 +231,9 @@ def _averaging(p: int, h: int) -> np.ndarray:
 
 def _mean(w: _Writer, op: Op) -> str:
     shape, out, a = w.shape(op.inputs[0]), w.shape(op.outputs[0]), op.attrs
+    if len(shape) == 3 and sorted(a["axes"]) == [0, 1] and w.graph.tensors[op.outputs[0]].dtype == "u8":
+        y = w.rounded(w.add("GlobalAveragePool", w.inputs(op)[0]), w.graph.tensors[op.outputs[0]])  # engines have it in integers
+        return y if a["keepdims"] else w.reshape(y, *out)
     if a["keepdims"]:
         axes = w.ints(*(held_axis(i, len(shape)) for i in a["axes"]))
         return w.add("ReduceMean", w.inputs(op)[0], axes, keepdims=1)
@@ -271,7 +322,14 @@ def _transpose(w: _Writer, op: Op) -> str:
     return w.hold(y, w.shape(op.outputs[0]))
 
 
+def _as_it_is(w: _Writer, op: Op) -> str:
+    """Values are held as float32 and u8 results are rounded where they arise, so changing type is nothing."""
+    return w.inputs(op)[0]
+
+
 LOWERINGS: dict[str, Callable[[_Writer, Op], str]] = {
+    "quantize": _as_it_is,
+    "dequantize": _as_it_is,
     "conv": _conv,
     "linear": _linear,
     "max_pool": _max_pool,

@@ -13,7 +13,7 @@ from ..graph import Graph
 from . import Run
 from .onnx_model import onnx_model
 
-PRECISION = {"f32": "f32", "bf16": "bf16"}
+PRECISION = {"f32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not int8
 
 
 def prepare(graph: Graph, inputs: tuple[np.ndarray, ...], element: str, threads: int) -> Run:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-import numpy as np
-
 from .. import spec
 from ..errors import QuantizationError
 from ..graph import Graph

@@ -14,7 +14,7 @@ import numpy as np
 from .calibrate import Observed
 
 KEPT = 0.9999  # share of the values between the bounds of "percentile"
-SHRINK = np.linspace(0.3, 1.0, 71)  # candidates of "mse", as shares of the observed bounds
+SHRINK = np.linspace(0.1, 1.0, 91)  # candidates of "mse", as shares of the observed bounds
 ROUNDS = 2
 NARROWEST = 1e-20  # a range below this is a tensor of zeros
 
