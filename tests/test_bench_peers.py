@@ -104,9 +104,10 @@ def agree(got, want):
 
 
 def test_every_kind_and_activation_has_a_lowering_and_a_case():
-    assert set(onnx_model.LOWERINGS) == set(torch_model.LOWERINGS) == set(KINDS) - {"quantize", "dequantize"}
+    assert set(onnx_model.LOWERINGS) == set(KINDS)
+    assert set(torch_model.LOWERINGS) == set(KINDS) - {"quantize", "dequantize"}
     assert set(onnx_model.ACTS) == set(torch_model.ACTS) == set(ACTIVATIONS)
-    assert {case[0] for case in CASES.values()} == set(onnx_model.LOWERINGS)
+    assert {case[0] for case in CASES.values()} == set(torch_model.LOWERINGS)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -135,7 +136,7 @@ def test_sparse_weights_reach_every_engine_decoded():
 
 def test_an_engine_says_why_it_cannot_run():
     assert ENGINES["onnxruntime"].refusal("f32") is None
-    assert "has no int8" in ENGINES["onnxruntime"].refusal("int8")
+    assert "has no bf16" in ENGINES["onnxruntime"].refusal("bf16")
     absent = type(ENGINES["openvino"])("openvino", ("no_such_package",), "pip install it", ("f32",))
     assert absent.refusal("f32") == "no_such_package not installed: pip install it"
 

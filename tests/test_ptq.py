@@ -245,7 +245,7 @@ def test_sensitivity_finds_the_layer_that_int8_hurts():
     weight[:, 0, 0, 0] = 300 * weight[:, 0, 0, 0]  # one large weight per channel leaves few steps for the others
     graph = chain(*steps)
     found = ptq.sensitivity(graph, images(), threads=1)
-    assert list(found)[0] == "b" and set(found) == {"a", "b", "c"}
+    assert next(iter(found)) == "b" and set(found) == {"a", "b", "c"}
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 

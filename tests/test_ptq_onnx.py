@@ -1,0 +1,81 @@
+"""int8 networks in ONNX Runtime and OpenVINO: every kind of op agrees with the integer reference within quantisation steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from graphs import small
+from jettison import file, ptq, reference
+from jettison.cli import main
+from jettison.formats import NM
+from jettison.graph import Graph
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("torch")
+
+from jettison.peers import onnxruntime as ort_engine  # noqa: E402
+from jettison.peers.onnx_model import onnx_model  # noqa: E402
+from test_bench_peers import CASES, N, one_op  # noqa: E402
+
+STEPS = 1.01  # of the coarsest u8 tensor: rounding to even in another order of the same float32 products
+
+
+def step(graph: Graph) -> float:
+    return max((t.scale for t in graph.tensors.values() if t.dtype == "u8"), default=0.0)
+
+
+def images(n=N):
+    return np.random.default_rng(3).standard_normal((n, 4, 5, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_in_int8_means_in_onnx_what_the_reference_means(case):
+    graph, xs = one_op(*CASES[case])
+    q = ptq.quantize(graph, tuple(xs))
+    model = onnx_model(q, N)
+    onnx.checker.check_model(model)
+    for got, want in zip(ort_engine.prepare(q, tuple(xs), "int8", 1)(), reference.run(q, *xs)):
+        residual = 2 if "residual" in case else 1  # the branch is rounded once more
+        assert np.abs(got - want).max() <= residual * STEPS * step(q) + 1e-5 * np.abs(want).max()
+
+
+def test_a_small_network_agrees_in_both_engines():
+    q = ptq.quantize(small(NM(1, 4)), images(16))
+    want = reference.run(q, images())[0]
+    engines = [ort_engine]
+    if find_spec("openvino"):
+        from jettison.peers import openvino
+
+        engines.append(openvino)
+    for engine in engines:
+        got = engine.prepare(q, (images(),), "int8", 1)()[0]
+        assert np.abs(got - want).max() < 0.03 * np.abs(want).max(), engine.__name__
+
+
+def test_onnxruntime_computes_the_layers_in_integers(tmp_path):
+    q = ptq.quantize(small(), images(16))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(onnx_model(q, 1).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert kinds["QLinearConv"] == 2 and kinds["QLinearAdd"] == 1 and kinds["QGemm"] == 1
+    assert not {"Conv", "FusedConv", "Gemm", "Add"} & set(kinds)
+
+
+@pytest.mark.parametrize("element", ["f32", "int8"])
+def test_the_command_writes_a_model_that_runs(element, tmp_path, capsys):
+    graph = small() if element == "f32" else ptq.quantize(small(), images(16))
+    file.save(graph, tmp_path / "net.jettison")
+    with pytest.raises(SystemExit) as e:
+        main(["export", str(tmp_path / "net.jettison"), "--onnx", str(tmp_path / "net.onnx"), "--batch", "3"])
+    assert e.value.code == 0 and ("QDQ" in capsys.readouterr().out) == (element == "int8")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": images(3)})
+    want = reference.run(graph, images(3))[0]
+    assert np.abs(got - want).max() < 0.03 * np.abs(want).max()
