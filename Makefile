@@ -62,7 +62,7 @@ native: $(VENV)/.train
 
 .PHONY: demo
 demo: native
-	$(BIN)/jettison compress resnet18 --data digits --size 32 --dense-epochs 3 --epochs 3 --pattern 1:4 -o digits.jettison
+	$(BIN)/jettison compress resnet18 --data digits --size 32 --dense-epochs 2 --epochs 3 --batch 64 --pattern 1:4 -o digits.jettison
 
 .PHONY: test
 test: $(VENV)/.test native lint
