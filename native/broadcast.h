@@ -69,13 +69,15 @@ JT_INLINE void next_row(const Axes& axes, Place* p) {
 
 JT_INLINE double broadcast_cycles(const Problem& a) {
   const double size = (double)a.n * a.in[0].size();
-  return memory_cycles(2 * size + (double)a.n * a.in[1].size()) + size / W * act_cycles(a.act);
+  return memory_cycles(2 * size + (double)a.n * a.in[1].size(), a.element) + size / W * act_cycles(a.act);
 }
 
 JT_INLINE int64_t broadcast_jobs(const Problem& a) { return job_count(broadcast_cycles(a), ceil_div(a.n * a.in[0].size(), 64)); }
 
+// f(at, y, count, repeated) for every stretch of a job inside one row: `count` elements of x and out from `at`
+// on meet those of in[1] from `y` on, or all the one at `y`.
 template <class F>
-JT_INLINE void broadcast(const Call& call, int64_t job, F f) {
+JT_INLINE void each_stretch(const Call& call, int64_t job, F f) {
   const Problem& a = *call.problem;
   const Axes axes = merge(a);
   const int64_t length = axes.size[axes.rank - 1];
@@ -85,18 +87,44 @@ JT_INLINE void broadcast(const Call& call, int64_t job, F f) {
   int64_t column = mine.begin % length;
   for (int64_t i = mine.begin; i < mine.end; next_row(axes, &p), column = 0) {
     const int64_t count = min64(length - column, mine.end - i);
-    const float* x = (const float*)call.in[0] + i;
-    const float* y = (const float*)call.in[1] + p.at;
-    float* out = (float*)call.out + i;
-    if (repeated) {
-      const f32v one = set1(*y);
-      each(count, a.act, a.alpha, out, [=](int64_t j, int64_t left) { return f(load_first(x + j, left), one); });
-    } else {
-      y += column;
-      each(count, a.act, a.alpha, out, [=](int64_t j, int64_t left) { return f(load_first(x + j, left), load_first(y + j, left)); });
-    }
+    f(i, repeated ? p.at : p.at + column, count, repeated);
     i += count;
   }
+}
+
+template <class F>
+JT_INLINE void broadcast(const Call& call, int64_t job, F f) {
+  const Problem& a = *call.problem;
+  each_stretch(call, job, [&](int64_t at, int64_t from, int64_t count, bool repeated) {
+    const float* x = (const float*)call.in[0] + at;
+    const float* y = (const float*)call.in[1] + from;
+    float* out = (float*)call.out + at;
+    if (repeated) {
+      const f32v one = set1(*y);
+      each(count, a.act, a.alpha, out, [=](int64_t i, int64_t left) { return f(load_first(x + i, left), one); });
+    } else {
+      each(count, a.act, a.alpha, out, [=](int64_t i, int64_t left) { return f(load_first(x + i, left), load_first(y + i, left)); });
+    }
+  });
+}
+
+// requantize(f(q_x − z_x, q_y − z_y)), the differences as float32.
+template <class F>
+JT_INLINE void broadcast_u8(const Call& call, int64_t job, F f) {
+  const Problem& a = *call.problem;
+  const Requantize to = requantize_to(a.out_quantization, a.act);
+  const i32v zero_x = set1_i32(a.in_quantization[0].zero), zero_y = set1_i32(a.in_quantization[1].zero);
+  each_stretch(call, job, [&](int64_t at, int64_t from, int64_t count, bool repeated) {
+    const uint8_t* x = (const uint8_t*)call.in[0] + at;
+    const uint8_t* y = (const uint8_t*)call.in[1] + from;
+    uint8_t* out = (uint8_t*)call.out + at;
+    if (repeated) {
+      const f32v one = set1((float)(*y - a.in_quantization[1].zero));
+      each_u8(count, to, out, [=](int64_t i) { return f(load_centred(x + i, zero_x), one); });
+    } else {
+      each_u8(count, to, out, [=](int64_t i) { return f(load_centred(x + i, zero_x), load_centred(y + i, zero_y)); });
+    }
+  });
 }
 
 }  // namespace JETTISON_ISA_NAME

@@ -55,6 +55,28 @@ JT_INLINE Piece piece(const Cut& c, int64_t job) {
   return o;
 }
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+template <int N, class F>
+JT_INLINE void with_count(int64_t count, int64_t pixel, const F& f) {
+  if constexpr (N == 1) f(Count<1>(), pixel);
+  else if (count == N) f(Count<N>(), pixel);
+  else with_count<N - 1>(count, pixel, f);
+}
+
+// f(Count<PB>(), first pixel) for every tile of the pixels [first, last): of nearly equal size, at most Most.
+template <int Most, class F>
+JT_INLINE void for_tiles(int64_t first, int64_t last, const F& f) {
+  const int64_t tiles = ceil_div(last - first, Most);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
+    with_count<Most>(to - from, from, f);
+  }
+}
+
 // Top-left input position of each pixel of a tile, and whether every tap of every pixel is inside the image.
 template <class T, int PB>
 struct Tile {

@@ -1,8 +1,9 @@
 // The whole contract between a kernel and the rest of Jettison.
 //
 // A kernel is one constant of type Kernel, defined in kernels/NAME.cpp and named in one line of
-// kernels.inc. Every kernel file is compiled once per instruction set, into namespace
-// jettison::ISA (ISA = scalar, avx2, avx512), so the same source gives three kernels.
+// kernels.inc; where float32 and u8 tensors take nearly the same code, NAME_u8 stands in the same file.
+// Every kernel file is compiled once per instruction set, into namespace jettison::ISA (ISA = scalar,
+// avx2, avx512), so the same source gives three kernels.
 // Rules for kernel files: no std containers, strings or exceptions (the linker might hand an AVX-512
 // copy of a template to the scalar path); plain structs, pointers and <cstring> only.
 // `pack` runs once at load; `run` allocates nothing, cannot fail, and may be called for different
@@ -99,7 +100,7 @@ struct Call {
 };
 
 struct Kernel {
-  const char* name;    // the file's name
+  const char* name;    // the constant's name
   const char* op;      // the kind it computes
   const char* format;  // "dense", "nm"; "" for ops without weights
   Isa isa;

@@ -195,6 +195,17 @@ JT_INLINE void copy_few(uint8_t* out, const uint8_t* in, int64_t n) {  // less t
 
 #endif
 
+// Smallest and largest q that a clamping activation leaves.
+struct Bounds {
+  int low, high;
+};
+
+JT_INLINE Bounds bounds_of(const Quantization& q, Act act) {
+  const int low = act == Act::relu || act == Act::relu6 ? q.zero : 0;
+  const double six = q.zero + ::nearbyint(6.0 / q.scale);
+  return {low, act == Act::relu6 && six < 255 ? (int)six : 255};
+}
+
 // What turns a real number t into the u8 of a tensor: clamp(rint(t), low − zero, high − zero) + zero.
 struct Requantize {
   f32v low, high;
@@ -202,11 +213,8 @@ struct Requantize {
 };
 
 JT_INLINE Requantize requantize_to(const Quantization& q, Act act) {
-  const float zero = (float)q.zero;
-  const float six = zero + (float)::nearbyint(::fmin(6.0 / q.scale, 1e6));
-  const float low = act == Act::relu || act == Act::relu6 ? zero : 0.0f;
-  const float high = act == Act::relu6 && six < 255.0f ? six : 255.0f;
-  return {set1(low - zero), set1(high - zero), set1_i32(q.zero)};
+  const Bounds b = bounds_of(q, act);
+  return {set1((float)(b.low - q.zero)), set1((float)(b.high - q.zero)), set1_i32(q.zero)};
 }
 
 // The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow. NaN becomes the lowest.

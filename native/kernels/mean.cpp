@@ -33,7 +33,7 @@ Loops loops(const Problem& a) {
 double cycles(const Problem& a) {
   const Loops l = loops(a);
   const double size = (double)a.n * a.in[0].size();
-  return l.neighbours ? memory_cycles(size) + 20.0 * l.outer : 6 * size;
+  return l.neighbours ? memory_cycles(size, a.element) + 20.0 * l.outer : 6 * size;
 }
 
 Grid cut(const Problem& a) {
@@ -43,8 +43,10 @@ Grid cut(const Problem& a) {
 
 int64_t jobs(const Problem& a) { return cut(a).jobs(); }
 
+bool countable(const Problem& a, const Constants&) { return loops(a).averaged <= kMostSummed; }
+
 // Sum of consecutive elements; blocks of 1024 are summed on their own, for accuracy.
-float sum_of(const float* x, int64_t n) {
+double sum_of(const float* x, int64_t n) {
   float total = 0;
   for (int64_t first = 0; first < n; first += 1024) {
     const int64_t end = min64(first + 1024, n);
@@ -60,8 +62,21 @@ float sum_of(const float* x, int64_t n) {
   return total;
 }
 
+double sum_of(const uint8_t* x, int64_t n) {
+  i32v lanes = set1_i32(0);
+  int64_t i = 0;
+  for (; i + W <= n; i += W) lanes = add(lanes, load_u8(x + i));
+  int32_t part[W];
+  std::memcpy(part, &lanes, sizeof part);
+  int64_t total = 0;
+  for (int lane = 0; lane < W; ++lane) total += part[lane];
+  for (; i < n; ++i) total += x[i];
+  return (double)total;
+}
+
 // The averaged elements of output element `index`, one by one: kept axes give the place, averaged ones the walk.
-float walk(const Problem& a, const float* x, int64_t index) {
+template <class T>
+double walk(const Problem& a, const T* x, int64_t index) {
   const Shape& s = a.in[0];
   int64_t step[kMaxRank], at[kMaxRank] = {}, place = 0;
   for (int i = s.rank - 1; i >= 0; --i) step[i] = i == s.rank - 1 ? 1 : step[i + 1] * s.d[i + 1];
@@ -82,26 +97,29 @@ float walk(const Problem& a, const float* x, int64_t index) {
       at[axis] = 0;
     }
   }
-  return (float)total;
+  return total;
 }
 
+template <class F>
 void run(const Call& call, int64_t job) {
+  using T = typename F::T;
   const Problem& a = *call.problem;
   const Loops l = loops(a);
   const Grid g = cut(a);
   const Range mine = g.row_range(job);
-  const float* x = (const float*)call.in[0];
-  float* out = (float*)call.out;
-  const float scale = 1.0f / (float)l.averaged;
+  const T* x = (const T*)call.in[0];
+  T* out = (T*)call.out;
+  F f(a);
+  f.average(l.averaged, l.averaged);
   const int64_t columns = a.in[0].d[l.last];
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     if (!l.neighbours) {
-      out[i] = walk(a, x, i) * scale;
+      out[i] = f.one(walk(a, x, i));
     } else if (l.inner == 1) {
-      out[i] = sum_of(x + i * l.averaged, l.averaged) * scale;
+      out[i] = f.one(sum_of(x + i * l.averaged, l.averaged));
     } else {
-      const Window w = {x + i * l.averaged * l.inner, l.averaged / columns, columns, columns * l.inner, l.inner};
-      fold_window<Sum>(w, g.channels(job), scale, out + i * l.inner);
+      const Window<T> w = {x + i * l.averaged * l.inner, l.averaged / columns, columns, columns * l.inner, l.inner};
+      fold_window(f, w, g.channels(job), out + i * l.inner);
     }
   }
 }
@@ -110,8 +128,9 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 
 }  // namespace
 
-extern const Kernel mean;
-const Kernel mean = {"mean", "mean", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run, cost};
+extern const Kernel mean, mean_u8;
+const Kernel mean = {"mean", "mean", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<Sum>, cost};
+const Kernel mean_u8 = {"mean_u8", "mean", "", kIsa, countable, nullptr, nullptr, nullptr, jobs, run<SumU8>, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -1,15 +1,10 @@
-// N:M int8 convolution and linear layers, groups = 1: gather by byte permute.
+// N:M int8 convolution and linear layers, groups = 1: gather by byte permute (gather_i8.h).
 //
-// A window is kWindow consecutive u8 channels of a pixel at one tap (64 on AVX-512, 16 elsewhere). Every output
-// channel keeps the same number of weights in each window; four of them at a time go through
+// Every output channel keeps the same number of weights in each window, so a step is 4·W kept multiply-adds with
+// no wasted lane, whatever the pattern.
 //
-//   acc[pixel][W outputs] += dot(gather(index, window[pixel]), weights)
-//
-// which is 4·W kept multiply-adds with no wasted lane, whatever the pattern. Index and weights are loaded once
-// for all PB pixels of a tile.
-//
-//   packed: head | bytes of a block | per block: counts (r·s·windows) | per window, four kept, vector: 4·W indices, i8q
-#include "../conv_i8.h"
+//   packed: head | bytes of a block | per block: counts | entries
+#include "../gather_i8.h"
 #include "../kept.h"
 
 namespace jettison {
@@ -18,7 +13,6 @@ namespace {
 
 constexpr int kVectors = kRegisters == 32 ? 2 : 1;
 constexpr int kPixels = kRegisters == 32 ? 8 : 4;
-constexpr int64_t kEntry = 4 * W + kQuadBytes;
 constexpr int64_t kWidth = kVectors * W;
 constexpr int64_t kHeaderBytes = 64;
 
@@ -45,9 +39,7 @@ int64_t pack_window(const Problem& a, const Constants& c, int64_t block, int64_t
     int64_t kept = 0;
     each_kept<int8_t>(a, c, o, step / windows(a), step % windows(a), kWindow, [&](int64_t index, int8_t value) {
       uint8_t* e = entry + (kept / 4 * kVectors + vector) * kEntry;
-      e[lane * 4 + kept % 4] = (uint8_t)index;
-      put_weight(e + 4 * W, (int)lane, (int)(kept % 4), value);
-      ++kept;
+      put_kept(e, lane, kept++ % 4, index, value);
     });
     quads = max64(quads, ceil_div(kept, 4));
   }
@@ -76,65 +68,10 @@ int64_t jobs(const Problem& a) {
   return a.n * c.pixel_blocks * c.channel_blocks;
 }
 
-// All windows of one tap. Reads past the last channel of the last window; no index of a weight points there.
-template <int PB, int OB>
-JT_INLINE const uint8_t* accumulate(i32v (&acc)[PB][OB], const uint8_t* const (&in)[PB], const uint8_t* e, const uint8_t* counts, int64_t windows) {
-  for (int64_t i = 0; i < windows; ++i) {
-    window_t x[PB];
-    for (int p = 0; p < PB; ++p) x[p] = load_window(in[p] + i * kWindow);
-    for (int64_t q = counts[i]; q > 0; --q) {
-      for (int o = 0; o < OB; ++o) {
-        const uint8_t* entry = e + o * kEntry;
-        const i8q weight = load_quad(entry + 4 * W);
-        for (int p = 0; p < PB; ++p) acc[p][o] = dot(acc[p][o], gather(entry, x[p]), weight);
-      }
-      e += kVectors * kEntry;
-    }
-  }
-  return e;
-}
-
-template <int PB, int OB>
-void tile(const Problem& a, const BlockI8& b, int64_t pixel) {
-  Tile<uint8_t, PB> t;
-  locate(a, b.image, pixel, &t);
-  i32v acc[PB][OB];
-  for (int o = 0; o < OB; ++o) {
-    const i32v bias = load_i32(b.bias + o * W);
-    for (int p = 0; p < PB; ++p) acc[p][o] = bias;
-  }
-  const uint8_t *e = b.weights, *counts = b.counts;
-  const int64_t per_tap = windows(a);
-  const uint8_t* in[PB];
-  for (int64_t r = 0; r < a.r; ++r)
-    for (int64_t s = 0; s < a.s; ++s) {
-      const int64_t dy = r * a.dilation_h, dx = s * a.dilation_w;
-      if (t.inside) {
-        const int64_t offset = (dy * a.w + dx) * a.c;
-        for (int p = 0; p < PB; ++p) in[p] = t.base[p] + offset;
-      } else {
-        tap(a, b.image, t, dy, dx, b.padding, in);
-      }
-      e = accumulate<PB, OB>(acc, in, e, counts, per_tap);
-      counts += per_tap;
-    }
-  finish_i8<PB, OB>(a, b, acc, pixel);
-}
-
-template <int OB, int PB>
-void tile_of(const Problem& a, const BlockI8& b, int64_t pixel, int64_t count) {
-  if constexpr (PB == 1) tile<1, OB>(a, b, pixel);
-  else if (count == PB) tile<PB, OB>(a, b, pixel);
-  else tile_of<OB, PB - 1>(a, b, pixel, count);
-}
-
 template <int OB>
-void pixels_of(const Problem& a, const BlockI8& b, int64_t first, int64_t last) {
-  const int64_t tiles = ceil_div(last - first, kPixels);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
-    tile_of<OB, kPixels>(a, b, from, to - from);
-  }
+void pixels_of(const Problem& a, const BlockI8& b, const Piece& at) {
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
+                     [&](auto n, int64_t pixel) { gather_tile<kVectors, decltype(n)::value, OB>(a, b, windows(a), pixel); });
 }
 
 void run(const Call& call, int64_t job) {
@@ -147,8 +84,8 @@ void run(const Call& call, int64_t job) {
   BlockI8 b = block_i8(call, h, at, kWidth);
   b.counts = packed + kHeaderBytes + at.block * stride;
   b.weights = b.counts + counts_bytes(a);
-  if (kVectors == 1 || b.width <= W) return pixels_of<1>(a, b, at.first_pixel, at.last_pixel);
-  return pixels_of<kVectors>(a, b, at.first_pixel, at.last_pixel);
+  if (kVectors == 1 || b.width <= W) return pixels_of<1>(a, b, at);
+  return pixels_of<kVectors>(a, b, at);
 }
 
 // A permute and a dot take 4/3 of a cycle together.

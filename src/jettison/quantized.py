@@ -36,7 +36,7 @@ def compute(kind: str, xs: list[np.ndarray], specs: Specs, out: TensorSpec, attr
 
 
 def quantize(x: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    """clamp(rint(x · (1/s)) + z, 0, 255), the reciprocal rounded to float32 first."""
+    """clamp(rint(x · (1/s)) + z, 0, 255), the reciprocal rounded to float32 first. NaN becomes 0."""
     return _requantize(x.astype(F32) * F32(1.0 / spec.scale), spec)
 
 
@@ -61,7 +61,7 @@ def bounds(act: str, out: TensorSpec) -> tuple[int, int]:
 
 def _requantize(t: np.ndarray, out: TensorSpec, act: str = "none") -> np.ndarray:
     low, high = bounds(act, out)
-    return (np.clip(np.rint(t.astype(F32)), low - out.zero, high - out.zero) + out.zero).astype(np.uint8)
+    return (np.minimum(np.fmax(np.rint(t.astype(F32)), low - out.zero), high - out.zero) + out.zero).astype(np.uint8)  # fmax drops NaN
 
 
 def _centred(q: np.ndarray, spec: TensorSpec) -> np.ndarray:

@@ -1,0 +1,141 @@
+// Grouped int8 convolution, any 1 < groups: output channel o sees only the cg = c / groups inputs of its group.
+//
+// A block is W output channels, of one or of several groups. Its inputs are cut into windows, out of which a byte
+// permute hands every lane the channels of its group, four at a time (gather_i8.h):
+//
+//   groups of 4, W = 16    window │ g0 g0 g0 g0 │ g1 g1 g1 g1 │ g2 … │ g3 … │ …
+//                          entry  │ 0 1 2 3 for each output of g0 │ 4 5 6 7 for those of g1 │ 8 …
+//
+// A group that a window cuts leaves lanes with weight 0 in some entries.
+//
+//   packed: head | Part per block | per block: counts | entries
+#include "../gather_i8.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+namespace {
+
+constexpr int kPixels = kRegisters == 32 ? 8 : 4;
+
+struct Part {
+  int64_t channel, windows;  // first input channel, windows per tap
+  int64_t counts, entries;   // bytes from the start of packed
+};
+
+int64_t taps(const Problem& a) { return a.r * a.s; }
+int64_t blocks(const Problem& a) { return ceil_div(a.k, W); }
+int64_t group_inputs(const Problem& a) { return a.c / a.groups; }
+int64_t first_input(const Problem& a, int64_t o) { return o / (a.k / a.groups) * group_inputs(a); }
+int64_t end_of(const Problem& a, int64_t block) { return min64((block + 1) * W, a.k); }
+Cut plan(const Problem& a) { return cut(a, W, kPixels, a.k * taps(a) * group_inputs(a)); }
+
+bool accepts(const Problem& a, const Constants& c) { return a.groups > 1 && c.find("weight") && has_head(c); }
+
+int64_t windows(const Problem& a, int64_t block) {
+  const int64_t last = first_input(a, end_of(a, block) - 1) + group_inputs(a);
+  return ceil_div(last - first_input(a, block * W), kWindow);
+}
+
+// The inputs of output channel o that lie in window i of its block.
+Range wanted(const Problem& a, int64_t block, int64_t i, int64_t o) {
+  const int64_t from = first_input(a, block * W) + i * kWindow, first = first_input(a, o);
+  return {max64(from, first), min64(from + kWindow, first + group_inputs(a))};
+}
+
+int64_t entries(const Problem& a, int64_t block, int64_t i) {
+  int64_t most = 0;
+  for (int64_t o = block * W; o < end_of(a, block); ++o) {
+    const Range r = wanted(a, block, i, o);
+    most = max64(most, r.end - r.begin);
+  }
+  return ceil_div(most, 4);
+}
+
+int64_t entries_of(const Problem& a, int64_t block) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < windows(a, block); ++i) total += entries(a, block, i);
+  return total;
+}
+
+// Fills in the part of block `i`, which begins at byte `at`; returns where it ends.
+int64_t lay_out(const Problem& a, int64_t i, int64_t at, Part* p) {
+  p->channel = first_input(a, i * W);
+  p->windows = windows(a, i);
+  p->counts = at;
+  p->entries = at + align64(taps(a) * p->windows);
+  return p->entries + taps(a) * entries_of(a, i) * kEntry;
+}
+
+int64_t parts_at(const Problem& a) { return head(a, W).bytes; }
+int64_t first_at(const Problem& a) { return parts_at(a) + align64(blocks(a) * (int64_t)sizeof(Part)); }
+
+int64_t packed_bytes(const Problem& a, const Constants&) {
+  int64_t at = first_at(a);
+  Part p;
+  for (int64_t i = 0; i < blocks(a); ++i) at = lay_out(a, i, at, &p);
+  return at;
+}
+
+void pack_block(const Problem& a, int64_t block, const Part& p, const int8_t* weight, uint8_t* packed) {
+  const int64_t cg = group_inputs(a);
+  uint8_t* entry = packed + p.entries;
+  for (int64_t tap = 0; tap < taps(a); ++tap)
+    for (int64_t i = 0; i < p.windows; ++i) {
+      for (int64_t o = block * W; o < end_of(a, block); ++o) {
+        const Range r = wanted(a, block, i, o);
+        const int8_t* from = weight + (o * taps(a) + tap) * cg - first_input(a, o);
+        for (int64_t channel = r.begin; channel < r.end; ++channel) {
+          const int64_t j = channel - r.begin;
+          put_kept(entry + j / 4 * kEntry, o % W, j % 4, channel - p.channel - i * kWindow, from[channel]);
+        }
+      }
+      packed[p.counts + tap * p.windows + i] = (uint8_t)entries(a, block, i);
+      entry += entries(a, block, i) * kEntry;
+    }
+}
+
+void pack(const Problem& a, const Constants& c, void* packed) {
+  std::memset(packed, 0, packed_bytes(a, c));
+  pack_head(a, c, head(a, W), (uint8_t*)packed);
+  int64_t at = first_at(a);
+  for (int64_t i = 0; i < blocks(a); ++i) {
+    Part* p = (Part*)((uint8_t*)packed + parts_at(a)) + i;
+    at = lay_out(a, i, at, p);
+    pack_block(a, i, *p, (const int8_t*)c.find("weight"), (uint8_t*)packed);
+  }
+}
+
+int64_t jobs(const Problem& a) {
+  const Cut c = plan(a);
+  return a.n * c.pixel_blocks * c.channel_blocks;
+}
+
+void run(const Call& call, int64_t job) {
+  const Problem& a = *call.problem;
+  const Piece at = piece(plan(a), job);
+  const uint8_t* packed = (const uint8_t*)call.packed;
+  const Part& p = ((const Part*)(packed + parts_at(a)))[at.block];
+  BlockI8 b = block_i8(call, head(a, W), at, W);
+  b.image += p.channel;
+  b.counts = packed + p.counts;
+  b.weights = packed + p.entries;
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
+                     [&](auto n, int64_t pixel) { gather_tile<1, decltype(n)::value, 1>(a, b, p.windows, pixel); });
+}
+
+// As in nm_i8, but a permute that serves one vector of outputs only.
+double cost(const Problem& a, const Constants&) {
+  const int64_t sample = min64(blocks(a), 4);  // blocks repeat; the first ones speak for all
+  double per_tap = 0;
+  for (int64_t i = 0; i < sample; ++i) per_tap += (double)(entries_of(a, i) + windows(a, i)) / (double)sample;
+  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
+  return (double)a.n * a.p * a.q * blocks(a) * (8 + taps(a) * per_tap * cycles / 0.9);
+}
+
+}  // namespace
+
+extern const Kernel grouped_i8;
+const Kernel grouped_i8 = {"grouped_i8", "conv", "dense", kIsa, accepts, packed_bytes, pack, nullptr, jobs, run, cost, Element::u8};
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison
