@@ -24,6 +24,7 @@ from .file import replace
 from .formats import Dense, Format, parse
 from .graph import Graph
 from .methods import METHODS, LayerReport, Method, Select, Sparsifier, choose_layers, sparsify_
+from .methods.qat import quantize_aware_
 from .runtime import Session
 from .training import Epoch, Recipe, fit
 from .training.data import DataSet, normalise, test_batches, train_batches
@@ -32,9 +33,11 @@ from .zoo import build, load_weights
 ELEMENTS = ("f32", "int8")
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
+QAT_LR = 0.1  # share of the learning rate for fine-tuning with rounding
 DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
 
 Tell = Callable[[str, Epoch], None]
+Train = Callable[[str, nn.Module, Sparsifier | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Settings:
     weights, teacher: paths; teacher "dense" is the baseline itself. decay: SR-STE's λ, None for the method's own.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, with `calibrate` training images, `ranges` as in
-    `ptq.quantize` and the `keep_float` most sensitive layers left in float32.
+    `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
+    rounding (`methods.qat`), at a tenth of the learning rate.
     Errors: PatternError, ModelError, TrainingError.
     """
 
@@ -70,11 +74,14 @@ class Settings:
     ranges: str = "mse"
     equalize: bool = False
     keep_float: int = 0
+    qat_epochs: int = 0
 
     def __post_init__(self) -> None:
         for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
             if value not in known:
                 raise QuantizationError(f"{what} must be one of {', '.join(known)}, got {value!r}")
+        if self.qat_epochs and self.element != "int8":
+            raise QuantizationError("quantisation-aware epochs prepare for int8; write element int8 too")
         if parse(self.pattern) == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         if self.method not in METHODS:
@@ -97,17 +104,19 @@ class Settings:
     def make_method(self) -> Method:
         """With those of our settings that it has."""
         cls = METHODS[self.method]
-        ours = {"retrain": self.epochs > 0, **({} if self.decay is None else {"decay": self.decay})}
+        ours = {"retrain": self.epochs + self.qat_epochs > 0, **({} if self.decay is None else {"decay": self.decay})}
         return cls(**{f.name: ours[f.name] for f in fields(cls) if f.name in ours})
 
-    def recipe(self, sparse: bool) -> Recipe:
+    def recipe(self, stage: str) -> Recipe:
+        """Of "dense", "sparse" or "qat" training."""
+        first, last = stage == "dense", stage == "qat"
         return Recipe(
-            epochs=self.epochs if sparse else self.dense_epochs,
+            epochs={"dense": self.dense_epochs, "sparse": self.epochs, "qat": self.qat_epochs}[stage],
             batch=self.batch,
-            lr=self.lr,
-            weight_decay=self.weight_decay if sparse else DENSE_WEIGHT_DECAY,
-            distill=self.distill if sparse and self.teacher else 0.0,
-            bf16=self.bf16,
+            lr=self.lr * QAT_LR if last else self.lr,
+            weight_decay=DENSE_WEIGHT_DECAY if first else self.weight_decay,
+            distill=self.distill if self.teacher and not first else 0.0,
+            bf16=self.bf16 and not last,  # which would round inputs a second time
             seed=self.seed,
         )
 
@@ -133,45 +142,51 @@ def compress(
 ) -> Compressed:
     """Do the whole job; everything that can be refused is refused before the first epoch.
 
-    folder: for training checkpoints, one per stage. tell: called after every epoch with its stage, "dense" or "sparse".
+    folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse" or "qat".
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
     dense = _build(settings, data)
     if settings.weights is not None:
         load_weights(dense, settings.weights)
-    prunes = settings.format != Dense()
-    if prunes:
+    if settings.format != Dense():
         choose_layers(dense, settings.format, settings.select, settings.remainder)  # refuses before any training
     teacher = _teacher(settings, data)
     _claim(folder, settings, data, resume)
     history = {}
 
-    def train(stage: str, net: nn.Module, handle: Sparsifier | None, teacher: nn.Module | None) -> None:
-        recipe = settings.recipe(sparse=handle is not None)
-        path = folder / f"{stage}.pt"
+    def train(stage: str, net: nn.Module, handle: Sparsifier | None) -> None:
+        recipe, path = settings.recipe(stage), folder / f"{stage}.pt"
+        guide = None if stage == "dense" else dense if settings.teacher == "dense" else teacher
         history[stage] = (
-            fit(net, data, recipe, handle, teacher, path, resume, lambda e: tell(stage, e), progress=progress) if recipe.epochs else []
+            fit(net, data, recipe, handle, guide, path, resume, lambda e: tell(stage, e), progress=progress) if recipe.epochs else []
         )
 
-    train("dense", dense, None, None)
+    train("dense", dense, None)
+    net, formats, report = _compressed(dense, settings, train)
     shape = (data.channels, data.size, data.size)
-    nets, graphs, report = [dense], [export(dense.eval(), shape)], []
-    if prunes:
-        sparse = copy.deepcopy(dense)
-        handle = sparsify_(sparse, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
-        train("sparse", sparse, handle, dense if settings.teacher == "dense" else teacher)
-        nets.append(sparse)
-        graphs.append(export(sparse.eval(), shape, handle.finish()))
-        report = handle.report()
-    error = max(_error(graph, net, data) for graph, net in zip(graphs, nets))
+    graphs = [export(n.eval(), shape, f) for n, f in ((dense, {}), (net, formats))]
+    error = max(_error(graph, net, data) for graph, net in zip(graphs, (dense, net)))
     if error > TOLERANCE:
         raise VerificationError(
             f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
         )
     int8, kept = _quantized(graphs[-1], settings, data) if settings.element == "int8" else (None, [])
-    weights = {name: tensor.detach().clone().contiguous() for name, tensor in nets[-1].state_dict().items()}
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
     return Compressed(graphs[0], graphs[-1], int8, kept, report, history, weights, error)
+
+
+def _compressed(dense: nn.Module, settings: Settings, train: Train) -> tuple[nn.Module, dict[str, Format], list[LayerReport]]:
+    """A copy of the dense network: pruned and trained, then trained with rounding, as the settings say."""
+    net, handle = copy.deepcopy(dense), None
+    if settings.format != Dense():
+        handle = sparsify_(net, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
+        train("sparse", net, handle)
+    if settings.qat_epochs:
+        rounding = quantize_aware_(net)
+        train("qat", net, handle)
+        rounding.finish()
+    return (net, handle.finish(), handle.report()) if handle is not None else (net, {}, [])
 
 
 def calibration_images(data: DataSet, count: int, seed: int) -> np.ndarray:

@@ -57,6 +57,7 @@ def compress(
     ranges: Annotated[str, typer.Option("--range", help="int8: how ranges are chosen: minmax, percentile or mse.")] = "mse",
     equalize: Annotated[bool, typer.Option("--equalize", help="int8: equalise weights across layers first (depthwise networks).")] = False,
     keep_float: Annotated[int, typer.Option(help="int8: leave this many of the most sensitive layers in f32.", min=0)] = 0,
+    qat_epochs: Annotated[int, typer.Option(help="int8: epochs of training with int8's rounding, after pruning.", min=0)] = 0,
     remainder: Annotated[str, typer.Option(help="Layers whose channels do not divide by M: 'refuse' or 'dense'.")] = "refuse",
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
@@ -121,6 +122,7 @@ def compress(
         ranges=ranges,
         equalize=equalize,
         keep_float=keep_float,
+        qat_epochs=qat_epochs,
     )
     cpus = processors(threads)
     torch.set_num_threads(len(cpus))

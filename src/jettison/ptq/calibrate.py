@@ -23,7 +23,7 @@ Progress = Callable[[str, float], None]
 
 BATCH_BYTES = 256 << 20  # of all observed tensors of one batch
 MOST_AT_ONCE = 32  # images in a batch
-COUNTED = 1 << 15  # values of one image that enter a histogram; of larger tensors an even sample
+COUNTED = 1 << 13  # values of one image that enter a histogram; of larger tensors an even sample
 
 
 @dataclass(frozen=True, slots=True)
