@@ -65,7 +65,7 @@ def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
                     seen.add((isa, name))
                     same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(shape), params, pattern, name)
     for isa in {isa for _, _, isa in kernels("conv", "u8")}:
-        missing = [name for name, shape in SHAPES.items() if (isa, name) not in seen and shape[-1] == 1]
+        missing = [name for name in SHAPES if (isa, name) not in seen]
         assert not missing, f"no {isa} int8 kernel accepts {missing}"
 
 
@@ -111,3 +111,57 @@ def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
         for kernel, fmt, isa in kernels("conv", "u8"):
             if fmt == "nm":
                 same(kernel, fmt, isa, "conv", [x], [X, output()], attrs, params, pattern, where)
+
+
+# c, k, groups
+GROUPED = [
+    *((c, c, c) for c in (2, 15, 16, 17, 33, 64, 65, 96, 144, 200)),  # depthwise
+    (48, 48, 2),  # a RegNet's groups of 24
+    (170, 34, 2),  # more inputs than a window
+    (16, 64, 16),
+    (9, 27, 3),
+    (40, 10, 10),
+]
+# h, w, r, s, stride, pad, dilation
+GEOMETRIES = [
+    (7, 14, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1)),
+    (8, 15, 3, 3, (2, 2), (0, 0, 1, 1), (1, 1)),
+    (9, 20, 5, 5, (1, 1), (2, 2, 2, 2), (1, 1)),
+    (9, 31, 5, 5, (2, 2), (2, 1, 1, 2), (1, 1)),
+    (8, 30, 7, 7, (2, 2), (3, 3, 3, 3), (1, 1)),
+    (9, 9, 9, 9, (1, 1), (4, 4, 4, 4), (1, 1)),
+    (5, 9, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1)),
+    (6, 9, 1, 3, (1, 2), (0, 1, 0, 1), (1, 1)),
+    (9, 8, 3, 2, (3, 3), (1, 0, 1, 1), (1, 1)),
+    (9, 12, 3, 3, (1, 1), (2, 2, 2, 2), (2, 1)),
+    (9, 12, 3, 3, (2, 1), (3, 3, 3, 3), (1, 3)),
+    (2, 2, 5, 5, (1, 1), (4, 4, 4, 4), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_depthwise_and_grouped_of_every_width_and_geometry(geometry: tuple) -> None:
+    h, w, r, s, stride, pad, dilation = geometry
+    for i, (c, k, groups) in enumerate(GROUPED):
+        shape = (1 + i % 2, h, w, c, k, r, s, stride, pad, dilation, groups)
+        inputs, params = layer(shape, Dense(), seed=i, extreme=i % 3 == 0)
+        attrs = conv_attrs(shape, ("none", "relu", "relu6")[i % 3])
+        types = [X, output(0.05, 20)]
+        seen = set()
+        for kernel, fmt, isa in kernels("conv", "u8"):
+            parts = constants("dense", params, None)
+            if fmt == "dense" and accepts(kernel, isa, "conv", inputs, attrs, parts, types):
+                seen.add((kernel.removesuffix("_i8"), isa))
+                same(kernel, fmt, isa, "conv", inputs, types, attrs, params, None, str(shape))
+        assert {name for name, _ in seen} == ({"depthwise", "grouped"} if groups == c == k else {"grouped"})
+
+
+@pytest.mark.parametrize("multiplier", [1e-9, 1.0, 1e6, 1e30])
+def test_multipliers_that_saturate(multiplier: float) -> None:
+    """No overflow on the way to 0 and 255."""
+    for name in ("3x3", "depthwise", "groups, odd widths"):
+        inputs, params = layer(SHAPES[name], Dense(), extreme=True)
+        params["multiplier"] = np.full_like(params["multiplier"], multiplier)
+        for kernel, fmt, isa in kernels("conv", "u8"):
+            if fmt == "dense" and accepts(kernel, isa, "conv", inputs, conv_attrs(SHAPES[name]), (params, (0, 0)), [X, output()]):
+                same(kernel, fmt, isa, "conv", inputs, [X, output()], conv_attrs(SHAPES[name]), params, None, name)

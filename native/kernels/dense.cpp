@@ -107,21 +107,10 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   finish<PB, OB>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, b.width);
 }
 
-template <int OB, int PB>
-void tile_of(const Problem& a, const Block& b, int64_t pixel, int64_t count) {
-  if constexpr (PB == 1) tile<1, OB>(a, b, pixel);
-  else if (count == PB) tile<PB, OB>(a, b, pixel);
-  else tile_of<OB, PB - 1>(a, b, pixel, count);
-}
-
 template <int OB>
-void pixels_of(const Problem& a, const Block& b, int64_t first, int64_t last) {
+void pixels_of(const Problem& a, const Block& b, const Piece& at) {
   constexpr int kMost = kSums / OB > 12 ? 12 : kSums / OB;
-  const int64_t tiles = ceil_div(last - first, kMost);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
-    tile_of<OB, kMost>(a, b, from, to - from);
-  }
+  for_tiles<kMost>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<decltype(n)::value, OB>(a, b, pixel); });
 }
 
 void run(const Call& call, int64_t job) {
@@ -141,11 +130,11 @@ void run(const Call& call, int64_t job) {
   b.width = min64(c.block_width, a.k - first);
   b.stride = c.block_width;
   switch (ceil_div(b.width, W)) {
-    case 1: return pixels_of<1>(a, b, at.first_pixel, at.last_pixel);
-    case 2: return pixels_of<2>(a, b, at.first_pixel, at.last_pixel);
+    case 1: return pixels_of<1>(a, b, at);
+    case 2: return pixels_of<2>(a, b, at);
 #if defined(JETTISON_AVX512)
-    case 3: return pixels_of<3>(a, b, at.first_pixel, at.last_pixel);
-    default: return pixels_of<4>(a, b, at.first_pixel, at.last_pixel);
+    case 3: return pixels_of<3>(a, b, at);
+    default: return pixels_of<4>(a, b, at);
 #endif
   }
 }

@@ -85,21 +85,10 @@ void tile(const Problem& a, const BlockI8& b, int64_t pixel) {
   finish_i8<PB, OB>(a, b, acc, pixel);
 }
 
-template <int OB, int PB>
-void tile_of(const Problem& a, const BlockI8& b, int64_t pixel, int64_t count) {
-  if constexpr (PB == 1) tile<1, OB>(a, b, pixel);
-  else if (count == PB) tile<PB, OB>(a, b, pixel);
-  else tile_of<OB, PB - 1>(a, b, pixel, count);
-}
-
 template <int OB>
-void pixels_of(const Problem& a, const BlockI8& b, int64_t first, int64_t last) {
+void pixels_of(const Problem& a, const BlockI8& b, const Piece& at) {
   constexpr int kMost = kRegisters == 32 ? (24 / OB > 12 ? 12 : 24 / OB) : kPixels;
-  const int64_t tiles = ceil_div(last - first, kMost);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
-    tile_of<OB, kMost>(a, b, from, to - from);
-  }
+  for_tiles<kMost>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<decltype(n)::value, OB>(a, b, pixel); });
 }
 
 void run(const Call& call, int64_t job) {
@@ -109,10 +98,10 @@ void run(const Call& call, int64_t job) {
   BlockI8 b = block_i8(call, h, at, kWidth);
   b.weights = (const uint8_t*)call.packed + h.bytes + at.block * block_bytes(a);
   switch (ceil_div(b.width, W)) {
-    case 1: return pixels_of<1>(a, b, at.first_pixel, at.last_pixel);
-    case 2: return pixels_of<kVectors < 2 ? 1 : 2>(a, b, at.first_pixel, at.last_pixel);
-    case 3: return pixels_of<kVectors < 3 ? 1 : 3>(a, b, at.first_pixel, at.last_pixel);
-    default: return pixels_of<kVectors>(a, b, at.first_pixel, at.last_pixel);
+    case 1: return pixels_of<1>(a, b, at);
+    case 2: return pixels_of<kVectors < 2 ? 1 : 2>(a, b, at);
+    case 3: return pixels_of<kVectors < 3 ? 1 : 3>(a, b, at);
+    default: return pixels_of<kVectors>(a, b, at);
   }
 }
 

@@ -142,20 +142,9 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   finish<PB, OB>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, b.width);
 }
 
-template <int OB, int PB>
-void tile_of(const Problem& a, const Block& b, int64_t pixel, int64_t count) {
-  if constexpr (PB == 1) tile<1, OB>(a, b, pixel);
-  else if (count == PB) tile<PB, OB>(a, b, pixel);
-  else tile_of<OB, PB - 1>(a, b, pixel, count);
-}
-
 template <int OB>
-void pixels_of(const Problem& a, const Block& b, int64_t first, int64_t last) {
-  const int64_t tiles = ceil_div(last - first, kPixels);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
-    tile_of<OB, kPixels>(a, b, from, to - from);
-  }
+void pixels_of(const Problem& a, const Block& b, const Piece& at) {
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<decltype(n)::value, OB>(a, b, pixel); });
 }
 
 void run(const Call& call, int64_t job) {
@@ -176,8 +165,8 @@ void run(const Call& call, int64_t job) {
   b.out = (float*)call.out + image_out + first;
   b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
   b.width = min64(kWidth, a.k - first);
-  if (kVectors == 1 || b.width <= W) return pixels_of<1>(a, b, at.first_pixel, at.last_pixel);
-  return pixels_of<kVectors>(a, b, at.first_pixel, at.last_pixel);
+  if (kVectors == 1 || b.width <= W) return pixels_of<1>(a, b, at);
+  return pixels_of<kVectors>(a, b, at);
 }
 
 // A permute and a multiply-add take 4/3 of a cycle together (KERNELS: 2.7 of 3.6 per nanosecond).
