@@ -35,7 +35,7 @@ const Kernel* kernel_of(const std::string& name, const std::string& isa) {
 }
 
 Act act_of(const std::string& name) {
-  static const char* const names[] = {"none", "relu", "relu6",     "silu",    "hardswish", "hardsigmoid",
+  static const char* const names[] = {"none", "relu",      "relu6",   "silu", "hardswish", "hardsigmoid",
                                       "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu"};
   for (int i = 0; i < (int)(sizeof names / sizeof *names); ++i)
     if (name == names[i]) return (Act)i;
@@ -184,53 +184,75 @@ std::vector<int64_t> run_program(const Program& program, const std::vector<Array
 
 NB_MODULE(_native, m) {
   m.doc() = "Kernels, memory and threads. Use jettison.runtime.";
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (Isa isa : {Isa::avx512, Isa::avx2, Isa::scalar})
-      if (supports(isa)) names.push_back(name_of(isa));
-    return names;
-  }, "Instruction sets that this machine can run, best first.");
-  m.def("kernels", [] {
-    std::vector<std::tuple<std::string, std::string, std::string, std::string, std::string>> rows;
-    for (const Kernel* k : kernels()) rows.emplace_back(k->name, k->op, k->format, name_of(k->isa), k->element == Element::u8 ? "u8" : "f32");
-    return rows;
-  }, "(name, op, format, isa, dtype of the inputs) of every kernel, in order of preference.");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (Isa isa : {Isa::avx512, Isa::avx2, Isa::scalar})
+          if (supports(isa)) names.push_back(name_of(isa));
+        return names;
+      },
+      "Instruction sets that this machine can run, best first.");
+  m.def(
+      "kernels",
+      [] {
+        std::vector<std::tuple<std::string, std::string, std::string, std::string, std::string>> rows;
+        for (const Kernel* k : kernels())
+          rows.emplace_back(k->name, k->op, k->format, name_of(k->isa), k->element == Element::u8 ? "u8" : "f32");
+        return rows;
+      },
+      "(name, op, format, isa, dtype of the inputs) of every kernel, in order of preference.");
   m.attr("SLACK_BYTES") = kSlack;
   m.attr("MAX_INPUTS") = kMaxInputs;
 
   nb::class_<Problem>(m, "Problem", "One op with every size known.")
-      .def("__init__", [](Problem* self, const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out,
-                          const nb::dict& attrs, const std::vector<Type>& types) { new (self) Problem(make_problem(kind, n, in, out, attrs, types)); },
-           nb::arg("kind"), nb::arg("n"), nb::arg("inputs"), nb::arg("output"), nb::arg("attrs"), nb::arg("types") = std::vector<Type>());
+      .def(
+          "__init__",
+          [](Problem* self, const std::string& kind, int64_t n, const Shapes& in, const std::vector<int64_t>& out, const nb::dict& attrs,
+             const std::vector<Type>& types) { new (self) Problem(make_problem(kind, n, in, out, attrs, types)); },
+          nb::arg("kind"), nb::arg("n"), nb::arg("inputs"), nb::arg("output"), nb::arg("attrs"), nb::arg("types") = std::vector<Type>());
 
-  m.def("accepts", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
-    const Kernel* k = kernel_of(name, isa);
-    return k->element == p.element && k->accepts(p, ConstantList(parts, nm).view);
-  }, nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0));
-  m.def("cost", [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
-    const Kernel* k = kernel_of(name, isa);
-    return k->cost ? k->cost(p, ConstantList(parts, nm).view) : 0.0;
-  }, nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0),
-        "Modelled cycles of one core.");
+  m.def(
+      "accepts",
+      [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
+        const Kernel* k = kernel_of(name, isa);
+        return k->element == p.element && k->accepts(p, ConstantList(parts, nm).view);
+      },
+      nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0));
+  m.def(
+      "cost",
+      [](const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts, std::pair<int64_t, int64_t> nm) {
+        const Kernel* k = kernel_of(name, isa);
+        return k->cost ? k->cost(p, ConstantList(parts, nm).view) : 0.0;
+      },
+      nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0),
+      "Modelled cycles of one core.");
 
   nb::class_<Packed>(m, "Packed", "One op's constants in its kernel's own layout.")
-      .def("__init__", [](Packed* self, const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts,
-                          std::pair<int64_t, int64_t> nm) { new (self) Packed(kernel_of(name, isa), p, ConstantList(parts, nm).view); },
-           nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0))
+      .def(
+          "__init__",
+          [](Packed* self, const std::string& name, const std::string& isa, const Problem& p, const nb::dict& parts,
+             std::pair<int64_t, int64_t> nm) { new (self) Packed(kernel_of(name, isa), p, ConstantList(parts, nm).view); },
+          nb::arg("kernel"), nb::arg("isa"), nb::arg("problem"), nb::arg("constants"), nb::arg("nm") = std::pair<int64_t, int64_t>(0, 0))
       .def_prop_ro("bytes", [](const Packed& p) { return p.data.bytes(); });
 
-  nb::class_<Pool>(m, "Pool", "Threads that run one loop at a time.").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::threads);
+  nb::class_<Pool>(m, "Pool", "Threads that run one loop at a time.")
+      .def(nb::init<int>(), nb::arg("threads"))
+      .def_prop_ro("threads", &Pool::threads);
 
   nb::class_<Program>(m, "Program", "A network made ready for one batch size. Operands are (space, place): 0 arena, 1 input, 2 output.")
-      .def("__init__", [](Program* self, std::shared_ptr<Pool> pool, const std::vector<StepTuple>& steps, int64_t arena_bytes) {
-        std::vector<Step> list;
-        for (const auto& [packed, problem, in, out] : steps) {
-          Step step{packed, *problem, {}, {out.first, out.second}};
-          for (const Operand& o : in) step.in.push_back({o.first, o.second});
-          list.push_back(std::move(step));
-        }
-        new (self) Program(std::move(pool), std::move(list), arena_bytes);
-      }, nb::arg("pool"), nb::arg("steps"), nb::arg("arena_bytes"))
+      .def(
+          "__init__",
+          [](Program* self, std::shared_ptr<Pool> pool, const std::vector<StepTuple>& steps, int64_t arena_bytes) {
+            std::vector<Step> list;
+            for (const auto& [packed, problem, in, out] : steps) {
+              Step step{packed, *problem, {}, {out.first, out.second}};
+              for (const Operand& o : in) step.in.push_back({o.first, o.second});
+              list.push_back(std::move(step));
+            }
+            new (self) Program(std::move(pool), std::move(list), arena_bytes);
+          },
+          nb::arg("pool"), nb::arg("steps"), nb::arg("arena_bytes"))
       .def("run", &run_program, nb::arg("inputs"), nb::arg("outputs"), nb::arg("profile") = false,
            "Fill `outputs`; with profile, nanoseconds of each step.");
 }

@@ -27,9 +27,9 @@ JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t pb_max, int64_t
   c.block_width = block_width;
   c.channel_blocks = ceil_div(a.k, block_width);
   c.channels_first = weight_bytes > (512 << 10);
-  const int64_t want = ceil_div(32, c.channel_blocks * a.n);            // enough jobs to balance
-  const int64_t by_size = ceil_div(c.pixels * a.c * (a.element == Element::u8 ? 1 : 4), 192 << 10);      // a block's input stays in the cache
-  const int64_t most = ceil_div(c.pixels, 4 * pb_max);                   // not less than four tiles a job
+  const int64_t want = ceil_div(32, c.channel_blocks * a.n);                                         // enough jobs to balance
+  const int64_t by_size = ceil_div(c.pixels * a.c * (a.element == Element::u8 ? 1 : 4), 192 << 10);  // a block's input stays in the cache
+  const int64_t most = ceil_div(c.pixels, 4 * pb_max);                                               // not less than four tiles a job
   c.pixel_blocks = max64(1, min64(most, c.channels_first ? want : max64(want, by_size)));
   return c;
 }
@@ -80,13 +80,18 @@ JT_INLINE void for_tiles(int64_t first, int64_t last, const F& f) {
 // Top-left input position of each pixel of a tile, and whether every tap of every pixel is inside the image.
 template <class T, int PB>
 struct Tile {
-  int32_t y[PB], x[PB];
-  const T* base[PB];  // input at the top-left tap; only valid when inside
+  int32_t y[PB], x[PB];  // only valid when not inside
+  const T* base[PB];     // input at the top-left tap; only valid when inside
   bool inside;
 };
 
 template <class T, int PB>
 JT_INLINE void locate(const Problem& a, const T* image, int64_t pixel, Tile<T, PB>* t) {
+  if (a.r == 1 && a.s == 1 && a.stride_h == 1 && a.stride_w == 1 && a.pad_t == 0 && a.pad_l == 0) {  // pixel to pixel
+    for (int i = 0; i < PB; ++i) t->base[i] = image + (pixel + i) * a.c;
+    t->inside = true;
+    return;
+  }
   int64_t oy = pixel / a.q, ox = pixel % a.q;
   const int64_t reach_y = (a.r - 1) * a.dilation_h, reach_x = (a.s - 1) * a.dilation_w;
   bool inside = true;
@@ -104,6 +109,11 @@ JT_INLINE void locate(const Problem& a, const T* image, int64_t pixel, Tile<T, P
 // Input of each pixel at tap (dy, dx), `padding` where it falls outside the image.
 template <class T, int PB>
 JT_INLINE void tap(const Problem& a, const T* image, const Tile<T, PB>& t, int64_t dy, int64_t dx, const T* padding, const T** ptr) {
+  if (t.inside) {
+    const int64_t offset = (dy * a.w + dx) * a.c;
+    for (int i = 0; i < PB; ++i) ptr[i] = t.base[i] + offset;
+    return;
+  }
   for (int i = 0; i < PB; ++i) {
     const int64_t y = t.y[i] + dy, x = t.x[i] + dx;
     const bool in = (uint64_t)y < (uint64_t)a.h && (uint64_t)x < (uint64_t)a.w;

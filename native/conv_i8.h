@@ -1,6 +1,6 @@
 // What the int8 convolution kernels share: their packed head and the epilogue (quantized.py, _conv).
 //
-//   packed: padding row (c + slack bytes of the zero point) | bias int32 | multiplier float32 | weights
+//   packed: padding (zero points: one pixel, or as many as asked for, and slack) | bias int32 | multiplier float32 | weights
 #pragma once
 #include "conv.h"
 #include "vec_i8.h"
@@ -13,10 +13,10 @@ struct Head {
   int64_t padding_bytes, bytes;
 };
 
-JT_INLINE Head head(const Problem& a, int64_t block_width) {
+JT_INLINE Head head(const Problem& a, int64_t block_width, int64_t padding_pixels = 1) {
   Head h;
   h.width = ceil_div(a.k, block_width) * block_width;
-  h.padding_bytes = align64(a.c + kSlack);
+  h.padding_bytes = align64(padding_pixels * a.c + kSlack);
   h.bytes = h.padding_bytes + align64(h.width * 8);
   return h;
 }
@@ -30,6 +30,23 @@ JT_INLINE void pack_head(const Problem& a, const Constants& c, const Head& h, ui
 
 JT_INLINE bool has_head(const Constants& c) { return c.find("bias") && c.find("multiplier"); }
 
+// What follows the sums, computed once per job: the divisions cost more than a small tile.
+struct EpilogueI8 {
+  Requantize to;
+  f32v ratio;  // scale of the residual over that of the output
+  i32v residual_zero;
+  bool u8;
+};
+
+JT_INLINE EpilogueI8 epilogue_i8(const Problem& a) {
+  EpilogueI8 e;
+  e.u8 = a.out_element == Element::u8;
+  e.to = requantize_to(a.out_quantization, a.act);
+  e.ratio = set1(a.residual ? (float)(a.in_quantization[1].scale / (e.u8 ? a.out_quantization.scale : 1.0)) : 0.0f);
+  e.residual_zero = set1_i32(a.in_quantization[1].zero);
+  return e;
+}
+
 // One block of output channels of one image.
 struct BlockI8 {
   const uint8_t *padding, *image, *residual;
@@ -38,6 +55,7 @@ struct BlockI8 {
   const uint8_t *weights, *counts;
   void* out;  // u8 or float
   int64_t width;
+  EpilogueI8 end;
 };
 
 JT_INLINE BlockI8 block_i8(const Call& call, const Head& h, const Piece& at, int64_t block_width) {
@@ -51,27 +69,48 @@ JT_INLINE BlockI8 block_i8(const Call& call, const Head& h, const Piece& at, int
   b.residual = a.residual ? (const uint8_t*)call.in[1] + image_out : nullptr;
   b.out = (uint8_t*)call.out + image_out * (a.out_element == Element::u8 ? 1 : 4);
   b.width = min64(block_width, a.k - first);
+  b.end = epilogue_i8(a);
   return b;
 }
 
-// bias is already in acc
-template <int PB, int OB>
-JT_INLINE void finish_i8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
-  const bool u8 = a.out_element == Element::u8;
-  const Requantize to = requantize_to(a.out_quantization, a.act);
-  const f32v ratio = set1(a.residual ? (float)(a.in_quantization[1].scale / (u8 ? a.out_quantization.scale : 1.0)) : 0.0f);
-  const i32v residual_zero = set1_i32(a.in_quantization[1].zero);
+// out = requantize(acc · multiplier + residual) of PB pixels; bias is already in acc.
+// Full: every vector of channels is whole, so that the stores need no mask.
+template <bool Residual, bool Full, int PB, int OB>
+JT_INLINE void finish_u8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
+  const EpilogueI8 end = b.end;
   for (int o = 0; o < OB; ++o) {
     const f32v multiplier = load(b.multiplier + o * W);
-    const int64_t left = b.width - o * W;
+    const int64_t left = Full ? W : b.width - o * W;
     for (int i = 0; i < PB; ++i) {
       const int64_t at = (pixel + i) * a.k + o * W;
       f32v t = mul(to_float(acc[i][o]), multiplier);
-      if (b.residual) t = add(t, mul(load_centred(b.residual + at, residual_zero), ratio));
-      if (u8) store_u8_first((uint8_t*)b.out + at, requantize(to, t), left);
-      else store_first((float*)b.out + at, activate(a.act, a.alpha, t), left);
+      if (Residual) t = add(t, mul(load_centred(b.residual + at, end.residual_zero), end.ratio));
+      store_u8_first((uint8_t*)b.out + at, requantize(end.to, t), left);
     }
   }
+}
+
+template <int PB, int OB>
+JT_INLINE void finish_f32(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
+  float* out = (float*)b.out + pixel * a.k;
+  for (int o = 0; o < OB; ++o)
+    for (int i = 0; i < PB; ++i) {
+      const int64_t at = i * a.k + o * W;
+      f32v t = mul(to_float(acc[i][o]), load(b.multiplier + o * W));
+      if (b.residual) t = add(t, mul(load_centred(b.residual + pixel * a.k + at, b.end.residual_zero), b.end.ratio));
+      store_first(out + at, t, b.width - o * W);
+    }
+  if (a.act != Act::none) activate_rows(a, out, PB, b.width);
+}
+
+template <int PB, int OB>
+JT_INLINE void finish_i8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
+  const bool full = b.width >= OB * W;
+  if (!b.end.u8) finish_f32(a, b, acc, pixel);
+  else if (full && b.residual) finish_u8<true, true>(a, b, acc, pixel);
+  else if (full) finish_u8<false, true>(a, b, acc, pixel);
+  else if (b.residual) finish_u8<true, false>(a, b, acc, pixel);
+  else finish_u8<false, false>(a, b, acc, pixel);
 }
 
 }  // namespace JETTISON_ISA_NAME

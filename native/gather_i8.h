@@ -24,7 +24,8 @@ JT_INLINE void put_kept(uint8_t* entry, int64_t lane, int64_t j, int64_t index, 
 
 // All windows of one tap. Reads past the last channel of the last window; no index of a weight points there.
 template <int Vectors, int PB, int OB>
-JT_INLINE const uint8_t* gather_tap(i32v (&acc)[PB][OB], const uint8_t* const (&in)[PB], const uint8_t* e, const uint8_t* counts, int64_t windows) {
+JT_INLINE const uint8_t* gather_tap(i32v (&acc)[PB][OB], const uint8_t* const (&in)[PB], const uint8_t* e, const uint8_t* counts,
+                                    int64_t windows) {
   for (int64_t i = 0; i < windows; ++i) {
     window_t x[PB];
     for (int p = 0; p < PB; ++p) x[p] = load_window(in[p] + i * kWindow);
@@ -54,13 +55,7 @@ void gather_tile(const Problem& a, const BlockI8& b, int64_t per_tap, int64_t pi
   const uint8_t* in[PB];
   for (int64_t r = 0; r < a.r; ++r)
     for (int64_t s = 0; s < a.s; ++s) {
-      const int64_t dy = r * a.dilation_h, dx = s * a.dilation_w;
-      if (t.inside) {
-        const int64_t offset = (dy * a.w + dx) * a.c;
-        for (int p = 0; p < PB; ++p) in[p] = t.base[p] + offset;
-      } else {
-        tap(a, b.image, t, dy, dx, b.padding, in);
-      }
+      tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.padding, in);
       e = gather_tap<Vectors, PB, OB>(acc, in, e, counts, per_tap);
       counts += per_tap;
     }

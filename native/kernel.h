@@ -83,7 +83,7 @@ struct Constant {
 struct Constants {
   const Constant* items;
   int count;
-  int64_t n, m;  // parameters of the format, where it has them
+  int64_t n, m;                              // parameters of the format, where it has them
   const void* find(const char* role) const;  // null if absent
 };
 
@@ -93,10 +93,10 @@ constexpr int64_t kSlack = 256;
 
 struct Call {
   const Problem* problem;
-  const void* packed;      // 64-byte aligned, what pack wrote
-  const void* const* in;   // problem->inputs pointers
+  const void* packed;     // 64-byte aligned, what pack wrote
+  const void* const* in;  // problem->inputs pointers
   void* out;
-  void* workspace;         // of the calling thread, 64-byte aligned, workspace_bytes long
+  void* workspace;  // of the calling thread, 64-byte aligned, workspace_bytes long
 };
 
 struct Kernel {

@@ -33,9 +33,11 @@ Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
 Buffer::~Buffer() { std::free(data_); }
 
 Packed::Packed(const Kernel* k, const Problem& problem, const Constants& constants)
-    : kernel(k), data(k->packed_bytes && k->element == problem.element && k->accepts(problem, constants) ? k->packed_bytes(problem, constants) : 0) {
+    : kernel(k),
+      data(k->packed_bytes && k->element == problem.element && k->accepts(problem, constants) ? k->packed_bytes(problem, constants) : 0) {
   if (!supports(k->isa)) throw std::invalid_argument(std::string("this processor cannot run ") + name_of(k->isa) + " kernels");
-  if (k->element != problem.element || !k->accepts(problem, constants)) throw std::invalid_argument(std::string("kernel ") + k->name + " does not accept this problem");
+  if (k->element != problem.element || !k->accepts(problem, constants))
+    throw std::invalid_argument(std::string("kernel ") + k->name + " does not accept this problem");
   if (k->pack) k->pack(problem, constants, data.data());
 }
 
@@ -43,7 +45,8 @@ Program::Program(std::shared_ptr<Pool> pool, std::vector<Step> steps, int64_t ar
     : pool_(std::move(pool)), steps_(std::move(steps)), arena_(arena_bytes) {
   for (const Step& step : steps_) {
     if ((int)step.in.size() != step.problem.inputs) throw std::invalid_argument("a step has another number of operands than its problem");
-    for (size_t i = 0; i < step.in.size(); ++i) require(step.in[i], bytes_of(step.problem, step.problem.in[i], step.problem.element), input_bytes_);
+    for (size_t i = 0; i < step.in.size(); ++i)
+      require(step.in[i], bytes_of(step.problem, step.problem.in[i], step.problem.element), input_bytes_);
     require(step.out, bytes_of(step.problem, step.problem.out, step.problem.out_element), output_bytes_);
     if (step.packed->kernel->workspace_bytes) {
       const int64_t need = step.packed->kernel->workspace_bytes(step.problem);
@@ -60,7 +63,8 @@ void Program::require(const Ref& ref, int64_t bytes, std::vector<int64_t>& exter
     if (ref.at % 64 || ref.at + bytes + kSlack > arena_.bytes()) throw std::invalid_argument("an operand does not lie inside the arena");
     return;
   }
-  if (&external != (ref.space == Ref::input ? &input_bytes_ : &output_bytes_)) throw std::invalid_argument("inputs are read, outputs are written");
+  if (&external != (ref.space == Ref::input ? &input_bytes_ : &output_bytes_))
+    throw std::invalid_argument("inputs are read, outputs are written");
   if ((int64_t)external.size() <= ref.at) external.resize(ref.at + 1, 0);
   external[ref.at] = bytes;
 }

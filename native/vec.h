@@ -95,8 +95,8 @@ constexpr int W = 4;
 constexpr int kRegisters = 16;
 typedef float f32v __attribute__((vector_size(4 * sizeof(float))));
 
-#define JT_LANES(expr)                      \
-  f32v o;                                   \
+#define JT_LANES(expr)                       \
+  f32v o;                                    \
   for (int i = 0; i < W; ++i) o[i] = (expr); \
   return o
 JT_INLINE f32v set1(float x) { return f32v{x, x, x, x}; }
@@ -205,20 +205,30 @@ JT_INLINE f32v normal_cdf(f32v x) {
 // A NaN stays visible: max and min give their second operand when one is NaN.
 JT_INLINE f32v activate(Act act, float alpha, f32v x) {
   switch (act) {
-    case Act::none: return x;
-    case Act::relu: return max(zero(), x);  // the second operand survives: NaN stays NaN
-    case Act::relu6: return min(set1(6.0f), max(zero(), x));
-    case Act::silu: return mul(x, sigmoid(x));
-    case Act::hardsigmoid: return min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f))));
-    case Act::hardswish: return mul(x, min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f)))));
-    case Act::gelu: return mul(x, normal_cdf(x));
+    case Act::none:
+      return x;
+    case Act::relu:
+      return max(zero(), x);  // the second operand survives: NaN stays NaN
+    case Act::relu6:
+      return min(set1(6.0f), max(zero(), x));
+    case Act::silu:
+      return mul(x, sigmoid(x));
+    case Act::hardsigmoid:
+      return min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f))));
+    case Act::hardswish:
+      return mul(x, min(set1(1.0f), max(zero(), fma(x, set1(1.0f / 6), set1(0.5f)))));
+    case Act::gelu:
+      return mul(x, normal_cdf(x));
     case Act::gelu_tanh: {
       const f32v inner = mul(mul(x, set1(0.79788456f)), fma(mul(x, x), set1(0.044715f), set1(1.0f)));
       return mul(x, sigmoid(add(inner, inner)));
     }
-    case Act::sigmoid: return sigmoid(x);
-    case Act::tanh: return tanh(x);
-    case Act::leaky_relu: return fma(min(zero(), x), set1(alpha), max(zero(), x));
+    case Act::sigmoid:
+      return sigmoid(x);
+    case Act::tanh:
+      return tanh(x);
+    case Act::leaky_relu:
+      return fma(min(zero(), x), set1(alpha), max(zero(), x));
   }
   return x;
 }

@@ -90,9 +90,7 @@ JT_INLINE u8q broadcast_quad(const uint8_t* p) {
   return split(_mm256_set1_epi32(x));
 }
 JT_INLINE i8q load_quad(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
-JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
-  return add(acc, add(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd)));
-}
+JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return add(acc, add(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd))); }
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
 JT_INLINE u8q gather(const uint8_t* index, window_t v) { return split(_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index))); }
 // 16-bit weights: inputs 0 and 2 of every lane, then 1 and 3
@@ -182,11 +180,20 @@ JT_INLINE void copy_few(uint8_t* out, const uint8_t* in, int64_t n) {  // less t
   for (int size = 2 * W; size > 0; size /= 2)
     if (n & size) {
       switch (size) {  // a size that the compiler knows is a move, not a call
-        case 16: std::memcpy(out, in, 16); break;
-        case 8: std::memcpy(out, in, 8); break;
-        case 4: std::memcpy(out, in, 4); break;
-        case 2: std::memcpy(out, in, 2); break;
-        default: *out = *in;
+        case 16:
+          std::memcpy(out, in, 16);
+          break;
+        case 8:
+          std::memcpy(out, in, 8);
+          break;
+        case 4:
+          std::memcpy(out, in, 4);
+          break;
+        case 2:
+          std::memcpy(out, in, 2);
+          break;
+        default:
+          *out = *in;
       }
       out += size;
       in += size;

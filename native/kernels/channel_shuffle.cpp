@@ -47,8 +47,10 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 }  // namespace
 
 extern const Kernel channel_shuffle, channel_shuffle_u8;
-const Kernel channel_shuffle = {"channel_shuffle", "channel_shuffle", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<float>, cost};
-const Kernel channel_shuffle_u8 = {"channel_shuffle_u8", "channel_shuffle", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<uint8_t>, cost, Element::u8};
+const Kernel channel_shuffle = {"channel_shuffle", "channel_shuffle", "",   kIsa,       accept_all, nullptr,
+                                nullptr,           nullptr,           jobs, run<float>, cost};
+const Kernel channel_shuffle_u8 = {
+    "channel_shuffle_u8", "channel_shuffle", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<uint8_t>, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

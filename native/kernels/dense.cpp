@@ -16,9 +16,9 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
-constexpr int kWide = kRegisters == 32 ? 4 : 2;       // vectors of channels per block …
-constexpr int kNarrow = kRegisters == 32 ? 2 : 1;     // … or for large reductions
-constexpr int kSums = kRegisters == 32 ? 24 : 12;     // sums kept in registers
+constexpr int kWide = kRegisters == 32 ? 4 : 2;    // vectors of channels per block …
+constexpr int kNarrow = kRegisters == 32 ? 2 : 1;  // … or for large reductions
+constexpr int kSums = kRegisters == 32 ? 24 : 12;  // sums kept in registers
 constexpr int64_t kL2 = 640 << 10;
 
 int64_t reduction(const Problem& a) { return a.r * a.s * a.c; }
@@ -36,9 +36,7 @@ bool accepts(const Problem& a, const Constants& c) { return a.groups == 1 && c.f
 int64_t zeros_floats(const Problem& a) { return align64(a.c * 4 + kSlack) / 4; }
 int64_t padded_k(const Problem& a) { return ceil_div(a.k, vectors(a) * W) * vectors(a) * W; }
 
-int64_t packed_bytes(const Problem& a, const Constants&) {
-  return 4 * (zeros_floats(a) + padded_k(a) + reduction(a) * padded_k(a));
-}
+int64_t packed_bytes(const Problem& a, const Constants&) { return 4 * (zeros_floats(a) + padded_k(a) + reduction(a) * padded_k(a)); }
 
 void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
@@ -130,11 +128,15 @@ void run(const Call& call, int64_t job) {
   b.width = min64(c.block_width, a.k - first);
   b.stride = c.block_width;
   switch (ceil_div(b.width, W)) {
-    case 1: return pixels_of<1>(a, b, at);
-    case 2: return pixels_of<2>(a, b, at);
+    case 1:
+      return pixels_of<1>(a, b, at);
+    case 2:
+      return pixels_of<2>(a, b, at);
 #if defined(JETTISON_AVX512)
-    case 3: return pixels_of<3>(a, b, at);
-    default: return pixels_of<4>(a, b, at);
+    case 3:
+      return pixels_of<3>(a, b, at);
+    default:
+      return pixels_of<4>(a, b, at);
 #endif
   }
 }

@@ -98,10 +98,14 @@ void run(const Call& call, int64_t job) {
   BlockI8 b = block_i8(call, h, at, kWidth);
   b.weights = (const uint8_t*)call.packed + h.bytes + at.block * block_bytes(a);
   switch (ceil_div(b.width, W)) {
-    case 1: return pixels_of<1>(a, b, at);
-    case 2: return pixels_of<kVectors < 2 ? 1 : 2>(a, b, at);
-    case 3: return pixels_of<kVectors < 3 ? 1 : 3>(a, b, at);
-    default: return pixels_of<kVectors>(a, b, at);
+    case 1:
+      return pixels_of<1>(a, b, at);
+    case 2:
+      return pixels_of < kVectors<2 ? 1 : 2>(a, b, at);
+    case 3:
+      return pixels_of < kVectors<3 ? 1 : 3>(a, b, at);
+    default:
+      return pixels_of<kVectors>(a, b, at);
   }
 }
 

@@ -9,8 +9,8 @@
 //   sums           a0 = x0·w0 + x1·w1 + x2·w2,  a1 = x1·w0 + …
 //
 // The channels of a tile are done in two halves of two sum vectors, so that the sums stay in registers. Compiled for
-// 3×3, 5×5 and 7×7, stride 1 and 2 (columns not dilated); anything else interleaves once per tap (K = 0).
-// What falls on padding is read from a row of zero points; kernel rows past the last one have weight 0.
+// 3×3, 5×5 and 7×7, stride 1 and 2 (columns not dilated); anything else, and scalar, interleaves once per tap (K = 0).
+// What falls on padding is read from an input row of zero points; kernel rows past the last one have weight 0.
 //
 //   packed: head | per block: bias, multiplier (4·L each, in order of the lanes), weights [half][quad of rows][s][2]
 #include "../conv_i8.h"
@@ -51,7 +51,7 @@ bool accepts(const Problem& a, const Constants& c) {
   return a.groups > 1 && a.groups == a.c && a.k == a.c && a.r <= kMostRows && c.find("weight") && has_head(c);
 }
 
-int64_t packed_bytes(const Problem& a, const Constants&) { return head(a, kWidth).bytes + blocks(a) * block_bytes(a); }
+int64_t packed_bytes(const Problem& a, const Constants&) { return head(a, kWidth, a.w).bytes + blocks(a) * block_bytes(a); }
 
 template <class V>
 void pack_block(const Problem& a, const Constants& c, int64_t first, uint8_t* out) {
@@ -73,7 +73,7 @@ void pack_block(const Problem& a, const Constants& c, int64_t first, uint8_t* ou
 
 void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
-  const Head h = head(a, kWidth);
+  const Head h = head(a, kWidth, a.w);
   pack_head(a, c, h, (uint8_t*)packed);
   for (int64_t block = 0; block < blocks(a); ++block) {
     uint8_t* out = (uint8_t*)packed + h.bytes + block * block_bytes(a);
@@ -92,20 +92,16 @@ Grid cut(const Problem& a) { return grid(cycles(a), a.n * a.p, a.c); }
 
 int64_t jobs(const Problem& a) { return cut(a).jobs(); }
 
-// Up to four rows of the input, at column 0, channel 0; on padding the step from column to column is 0.
-struct Rows {
-  const uint8_t* at[4];
-  int64_t step[4];
-};
-
 // One output row.
 struct Line {
-  Rows rows[kMostRows / 4];
+  const uint8_t* rows[kMostRows];  // of the input, or of padding
   const uint8_t *padding, *residual;
   const float* multiplier;  // in order of the channels
   uint8_t* out;
   bool plain;  // to u8, nothing added
-  int zero, low, high;
+  int zero;
+  Bounds bounds;
+  EpilogueI8 end;
 };
 
 struct Block {
@@ -115,15 +111,21 @@ struct Block {
   const uint8_t* weights;
 };
 
+// p, forgotten: else the compiler computes the addresses and loads of both halves at once, and runs out of registers.
+JT_INLINE const uint8_t* afresh(const uint8_t* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
 // Sums of T pixels from input column `column` on, two vectors of channels. Live: rows of this quad that have weights.
 template <class V, int T, int K, int Stride, int Half, int Live, bool Edge>
-JT_INLINE void accumulate(const Problem& a, const Rows& in, const uint8_t* padding, int64_t channel, int64_t column, const uint8_t* weights,
-                          typename V::Sums (&acc)[T][2]) {
+JT_INLINE void accumulate(const Problem& a, const uint8_t* const* rows, const uint8_t* padding, int64_t channel, int64_t column,
+                          const uint8_t* weights, typename V::Sums (&acc)[T][2]) {
   typename V::Weight weight[K][2];
   for (int s = 0; s < K; ++s)
     for (int i = 0; i < 2; ++i) weight[s][i] = V::weight(weights + (s * 2 + i) * V::kWeightBytes);
   const uint8_t* at[Live];
-  for (int r = 0; r < Live; ++r) at[r] = in.at[r] + channel + column * in.step[r];
+  for (int r = 0; r < Live; ++r) at[r] = afresh(rows[r] + channel + column * a.c);
 #pragma GCC unroll 32
   for (int j = 0; j < (T - 1) * Stride + K; ++j) {
     const bool outside = Edge && (uint64_t)(column + j) >= (uint64_t)a.w;
@@ -132,7 +134,7 @@ JT_INLINE void accumulate(const Problem& a, const Rows& in, const uint8_t* paddi
       if (r >= Live) x[r] = x[Live - 1];
       else x[r] = V::load(outside ? padding : at[r]);
     }
-    for (int r = 0; r < Live; ++r) at[r] += in.step[r];
+    for (int r = 0; r < Live; ++r) at[r] += a.c;
     typename V::Quad q[2];
     V::template quads<Half>(x, q);
 #pragma GCC unroll 8
@@ -144,14 +146,14 @@ JT_INLINE void accumulate(const Problem& a, const Rows& in, const uint8_t* paddi
 
 // The same for any kernel width, stride and dilation.
 template <class V, int T, int Half>
-JT_INLINE void accumulate_any(const Problem& a, const Rows& in, const uint8_t* padding, int64_t channel, int64_t column,
+JT_INLINE void accumulate_any(const Problem& a, const uint8_t* const* rows, const uint8_t* padding, int64_t channel, int64_t column,
                               const uint8_t* weights, typename V::Sums (&acc)[T][2]) {
   for (int64_t s = 0; s < a.s; ++s, weights += 2 * V::kWeightBytes)
     for (int t = 0; t < T; ++t) {
       const int64_t x = column + t * a.stride_w + s * a.dilation_w;
       const bool outside = (uint64_t)x >= (uint64_t)a.w;
       typename V::Bytes row[4];
-      for (int r = 0; r < 4; ++r) row[r] = V::load(outside ? padding : in.at[r] + channel + x * in.step[r]);
+      for (int r = 0; r < 4; ++r) row[r] = V::load(outside ? padding : rows[r] + channel + x * a.c);
       typename V::Quad q[2];
       V::template quads<Half>(row, q);
       for (int i = 0; i < 2; ++i) acc[t][i] = V::dot(acc[t][i], q[i], V::weight(weights + i * V::kWeightBytes));
@@ -168,11 +170,11 @@ JT_INLINE void sums(const Problem& a, const Line& line, const Block& b, int64_t 
   const int64_t quad_bytes = a.s * 2 * V::kWeightBytes;
   if constexpr (K == 0) {
     for (int64_t i = 0; i < quads(a); ++i, weights += quad_bytes)
-      accumulate_any<V, T, Half>(a, line.rows[i], line.padding, b.channel, column, weights, acc);
+      accumulate_any<V, T, Half>(a, line.rows + 4 * i, line.padding, b.channel, column, weights, acc);
   } else {
-    accumulate<V, T, K, Stride, Half, K < 4 ? K : 4, Edge>(a, line.rows[0], line.padding, b.channel, column, weights, acc);
+    accumulate < V, T, K, Stride, Half, K<4 ? K : 4, Edge>(a, line.rows, line.padding, b.channel, column, weights, acc);
     weights += quad_bytes;
-    if constexpr (K > 4) accumulate<V, T, K, Stride, Half, K - 4, Edge>(a, line.rows[1], line.padding, b.channel, column, weights, acc);
+    if constexpr (K > 4) accumulate<V, T, K, Stride, Half, K - 4, Edge>(a, line.rows + 4, line.padding, b.channel, column, weights, acc);
   }
 }
 
@@ -182,16 +184,18 @@ __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, co
                                           int64_t pixel, int64_t live) {
   constexpr int64_t L = V::kLanes;
   const int64_t each = a.out_element == Element::u8 ? 1 : 4;
+  BlockI8 part{};
+  part.end = epilogue_i8(a);
   for (int64_t t = 0; t < live; ++t) {
     int32_t ordered[4 * L];
     for (int64_t i = 0; i < 4 * L; ++i) ordered[interleaved_channel(i / L, i % L)] = raw[t][i];
     for (int64_t o = 0; o < b.width; o += W) {
       i32v acc[1][1] = {{load_i32(ordered + o)}};
-      BlockI8 part{};
       part.multiplier = line.multiplier + b.channel + o;
       part.residual = line.residual ? line.residual + b.channel + o : nullptr;
       part.out = line.out + (b.channel + o) * each;
-      part.width = b.width - o;
+      part.width = min64(W, b.width - o);
+      part.end = line.end;
       finish_i8<1, 1>(a, part, acc, pixel + t);
     }
   }
@@ -215,7 +219,7 @@ JT_INLINE void tile(const Problem& a, const Line& line, const Block& b, int64_t 
   if (line.plain) {
     for (int t = 0; t < T && t < live; ++t)
       V::store(line.out + (pixel + t) * a.k + b.channel, words[t], V::words(acc[t][0], acc[t][1], b.multiplier + 2 * L), line.zero,
-               line.low, line.high, b.width);
+               line.bounds.low, line.bounds.high, b.width);
   } else {
     for (int t = 0; t < T; ++t)
       for (int i = 0; i < 2; ++i) V::store_sums(raw[t] + (2 + i) * L, acc[t][i]);
@@ -238,14 +242,20 @@ using RunLine = void (*)(const Problem&, const Line&, const Block&);
 
 template <class V>
 RunLine line_of(const Problem& a) {
-  if (a.dilation_w > 1 || a.r != a.s || a.stride_w > 2) return run_line<V, kPixels, 0, 1>;
-  const bool two = a.stride_w == 2;
-  switch (a.s) {
-    case 3: return two ? run_line<V, kPixels, 3, 2> : run_line<V, kPixels, 3, 1>;
-    case 5: return two ? run_line<V, kPixels, 5, 2> : run_line<V, kPixels, 5, 1>;
-    case 7: return two ? run_line<V, kPixels, 7, 2> : run_line<V, kPixels, 7, 1>;
-    default: return run_line<V, kPixels, 0, 1>;
+  if constexpr (kIsa != Isa::scalar) {
+    const bool two = a.stride_w == 2;
+    switch (a.dilation_w > 1 || a.r != a.s || a.stride_w > 2 ? 0 : a.s) {
+      case 3:
+        return two ? run_line<V, kPixels, 3, 2> : run_line<V, kPixels, 3, 1>;
+      case 5:
+        return two ? run_line<V, kPixels, 5, 2> : run_line<V, kPixels, 5, 1>;
+      case 7:
+        return two ? run_line<V, kPixels, 7, 2> : run_line<V, kPixels, 7, 1>;
+      default:
+        break;
+    }
   }
+  return run_line<V, kPixels, 0, 1>;
 }
 
 // Moves to output row `row` of the whole batch.
@@ -255,8 +265,7 @@ void move_to(const Call& call, int64_t row, Line* line) {
   for (int64_t r = 0; r < 4 * quads(a); ++r) {
     const int64_t y = row % a.p * a.stride_h - a.pad_t + r * a.dilation_h;
     const bool in = r < a.r && (uint64_t)y < (uint64_t)a.h;
-    line->rows[r / 4].at[r % 4] = in ? image + y * a.w * a.c : line->padding;
-    line->rows[r / 4].step[r % 4] = in ? a.c : 0;
+    line->rows[r] = in ? image + y * a.w * a.c : line->padding;
   }
   const int64_t out = row * a.q * a.k;
   line->out = (uint8_t*)call.out + out * (a.out_element == Element::u8 ? 1 : 4);
@@ -265,15 +274,14 @@ void move_to(const Call& call, int64_t row, Line* line) {
 
 Line line_for(const Call& call) {
   const Problem& a = *call.problem;
-  const Head h = head(a, kWidth);
+  const Head h = head(a, kWidth, a.w);
   Line line;
   line.padding = (const uint8_t*)call.packed;
   line.multiplier = (const float*)(line.padding + h.padding_bytes) + h.width;
   line.plain = a.out_element == Element::u8 && !a.residual;
-  const Bounds bounds = bounds_of(a.out_quantization, a.act);
   line.zero = a.out_quantization.zero;
-  line.low = bounds.low;
-  line.high = bounds.high;
+  line.bounds = bounds_of(a.out_quantization, a.act);
+  line.end = epilogue_i8(a);
   return line;
 }
 
@@ -281,7 +289,7 @@ void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Grid g = cut(a);
   const Range mine = g.row_range(job), channels = g.channels(job);
-  const uint8_t* packed = (const uint8_t*)call.packed + head(a, kWidth).bytes;
+  const uint8_t* packed = (const uint8_t*)call.packed + head(a, kWidth, a.w).bytes;
   const RunLine wide = line_of<Wide>(a), thin = line_of<Narrow>(a);
   Line line = line_for(call);
   for (int64_t row = mine.begin; row < mine.end; ++row) {

@@ -32,7 +32,8 @@ double cost(const Problem& a, const Constants&) { return pool_cycles(a); }
 
 extern const Kernel max_pool, max_pool_u8;
 const Kernel max_pool = {"max_pool", "max_pool", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<Maximum>, cost};
-const Kernel max_pool_u8 = {"max_pool_u8", "max_pool", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<MaximumU8>, cost, Element::u8};
+const Kernel max_pool_u8 = {"max_pool_u8", "max_pool", "",   kIsa,           accept_all, nullptr,
+                            nullptr,       nullptr,    jobs, run<MaximumU8>, cost,       Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -99,7 +99,8 @@ struct Block {
 
 // All windows of one tap. Reads up to W − 1 floats past the last channel; no index points there.
 template <int PB, int OB>
-JT_INLINE const uint8_t* accumulate(f32v (&acc)[PB][OB], const float* const (&in)[PB], const uint8_t* e, const uint8_t* counts, int64_t windows) {
+JT_INLINE const uint8_t* accumulate(f32v (&acc)[PB][OB], const float* const (&in)[PB], const uint8_t* e, const uint8_t* counts,
+                                    int64_t windows) {
   for (int64_t i = 0; i < windows; ++i) {
     f32v x[PB];
     for (int p = 0; p < PB; ++p) x[p] = load(in[p] + i * W);
@@ -129,13 +130,7 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   const float* in[PB];
   for (int64_t r = 0; r < a.r; ++r)
     for (int64_t s = 0; s < a.s; ++s) {
-      const int64_t dy = r * a.dilation_h, dx = s * a.dilation_w;
-      if (t.inside) {
-        const int64_t offset = (dy * a.w + dx) * a.c;
-        for (int p = 0; p < PB; ++p) in[p] = t.base[p] + offset;
-      } else {
-        tap(a, b.image, t, dy, dx, b.zeros, in);
-      }
+      tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
       e = accumulate<PB, OB>(acc, in, e, counts, per_tap);
       counts += per_tap;
     }

@@ -23,7 +23,9 @@ int64_t counts_bytes(const Problem& a) { return align64(steps(a)); }
 Cut plan(const Problem& a) { return cut(a, kWidth, kPixels, a.r * a.s * a.c * a.k / 4); }
 
 int64_t most_quads(const Problem& a, const Constants& c) { return ceil_div(most_per_window(a.c, kWindow, c.n, c.m), 4); }
-int64_t block_bytes(const Problem& a, const Constants& c) { return counts_bytes(a) + align64(steps(a) * most_quads(a, c) * kVectors * kEntry); }
+int64_t block_bytes(const Problem& a, const Constants& c) {
+  return counts_bytes(a) + align64(steps(a) * most_quads(a, c) * kVectors * kEntry);
+}
 
 bool accepts(const Problem& a, const Constants& c) {
   return a.groups == 1 && c.find("values") && c.find("positions") && has_head(c) && c.m > 0 && a.c % c.m == 0;

@@ -116,7 +116,8 @@ double cost(const Problem& a, const Constants&) { return cycles(a); }
 
 extern const Kernel transpose, transpose_u8;
 const Kernel transpose = {"transpose", "transpose", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<float>, cost};
-const Kernel transpose_u8 = {"transpose_u8", "transpose", "", kIsa, accept_all, nullptr, nullptr, nullptr, jobs, run<uint8_t>, cost, Element::u8};
+const Kernel transpose_u8 = {"transpose_u8", "transpose", "",   kIsa,         accept_all, nullptr,
+                             nullptr,        nullptr,     jobs, run<uint8_t>, cost,       Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison
