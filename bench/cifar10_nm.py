@@ -38,6 +38,7 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     data = load("cifar10", args.data_dir)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     for seed in args.seeds:
         folder = args.state / f"seed{seed}"
         dense = Recipe(epochs=args.epochs, batch=128, lr=0.05, weight_decay=5e-4, bf16=True, seed=seed)
@@ -46,12 +47,12 @@ def main() -> None:
         start = evaluate(model, data)
         train("dense", seed, model, data, dense, folder)
         baseline = {k: v.clone() for k, v in model.state_dict().items()}
-        write(args, start)
+        write(args, start, commit)
         for pattern in PATTERNS:
             model = zoo.build(MODEL, num_classes=10)
             model.load_state_dict(baseline)
             train(pattern, seed, model, data, replace(dense, weight_decay=SPARSE_WEIGHT_DECAY), folder)
-            write(args, start)
+            write(args, start, commit)
 
 
 def train(pattern: str, seed: int, model: torch.nn.Module, data: DataSet, recipe: Recipe, folder: Path) -> None:
@@ -91,12 +92,11 @@ def summary(runs: list[dict]) -> dict:
     return out
 
 
-def write(args: argparse.Namespace, start: float) -> None:
-    """The result file, from all finished runs."""
+def write(args: argparse.Namespace, start: float, commit: str) -> None:
+    """The result file, from all finished runs. commit: when this program started."""
     order = ["dense", *PATTERNS]
     runs = [json.loads(p.read_text()) for p in sorted(args.state.glob("seed*/*.json"))]
     runs = sorted((r for r in runs if r["recipe"]["epochs"] == args.epochs), key=lambda r: (r["seed"], order.index(r["pattern"])))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
     result = {
         "what": "accuracy on the whole CIFAR-10 test set after the last epoch",
         "model": MODEL,

@@ -33,7 +33,7 @@ def main() -> None:
         right.plot(epochs, [100 * e["accuracy"] for e in run["epochs"]], label=label, **look)
         if run["pattern"] != "dense":
             left.plot(epochs, [100 * e["sad"] for e in run["epochs"]], label=label, **look)
-    left.set(yscale="log", xlabel="epoch", ylabel="mask positions changed in the epoch (SAD), %")
+    left.set(yscale="log", xlabel="epoch", ylabel="SAD in the epoch, % of positions")
     right.set(xlabel="epoch", ylabel="accuracy on the whole test set, %")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
