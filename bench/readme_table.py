@@ -3,8 +3,8 @@
     python bench/readme_table.py            rewrite them
     python bench/readme_table.py --check    exit 1 if a page differs from the results
 
-Two kinds of result file: what `jettison bench --json` writes (it has "rows"), and accuracy after
-training (it has "summary").
+Three kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after
+training (it has "summary"), and accuracy in int8 (it has "networks").
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
-    tables = {"speed": speed, "accuracy": accuracy}
+    tables = {"speed": speed, "accuracy": accuracy, "int8": int8}
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
 
@@ -103,6 +103,25 @@ def accuracy(results: dict[str, dict[str, Any]]) -> str:
         ]
         out.append("".join(lines))
     head = "| network | data | method | pattern | accuracy, % | lost, points | seeds |\n|---|---|---|---|---|---|---|\n"
+    return head + "".join(out) if out else ""
+
+
+def int8(results: dict[str, dict[str, Any]]) -> str:
+    """Mean over the seeds of each network and pattern."""
+    out = []
+    for name, r in results.items():
+        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for n in r.get("networks", ()):
+            groups.setdefault((n["network"], n["data"], n["pattern"]), []).append(n)
+        for (network, data, pattern), runs in groups.items():
+            f32, ours, theirs = (sum(n["percent"][k] for n in runs) / len(runs) for k in ("f32", "int8", "onnxruntime_int8"))
+            lost = sum(n["lost_points"] for n in runs) / len(runs)
+            first = f"| [{network}]({name}) | {data} | {pattern} | {runs[0]['judged_images']} | {len(runs)} "
+            out.append(f"{first}| {f32:.2f} | {ours:.2f} | {lost:.2f} | {theirs:.2f} |\n")
+    head = (
+        "| network | data | pattern | test images | seeds | float32, % | int8, % | lost, points | the same in ONNX Runtime, % |\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
+    )
     return head + "".join(out) if out else ""
 
 

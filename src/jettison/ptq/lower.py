@@ -105,21 +105,21 @@ class _Writer:
         if name not in self.u8:
             source = self.f32[name]
             made = self._tensor(name, "u8").name
-            self.ops.append(Op(f"{name}:quantize", "quantize", (source,), (made,)))
+            self.ops.append(Op(f"{name}/quantize", "quantize", (source,), (made,)))
         return self.u8[name]
 
     def as_f32(self, name: str) -> str:
         if name not in self.f32:
             source = self.u8[name]
             made = self._tensor(name, "f32").name
-            self.ops.append(Op(f"{name}:dequantize", "dequantize", (source,), (made,)))
+            self.ops.append(Op(f"{name}/dequantize", "dequantize", (source,), (made,)))
         return self.f32[name]
 
     def _tensor(self, name: str, dtype: str) -> TensorSpec:
         """Declare this form of a tensor."""
         shape = self.graph.tensors[name].shape
         taken = name in self.tensors or (dtype == "u8" and name in self.graph.outputs)
-        called = f"{name}:{dtype}" if taken else name
+        called = f"{name}/{dtype}" if taken else name
         scale, zero = self.found[name] if dtype == "u8" else (1.0, 0)
         self.tensors[called] = TensorSpec(called, shape, dtype, scale, zero)
         (self.u8 if dtype == "u8" else self.f32)[name] = called

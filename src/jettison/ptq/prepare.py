@@ -53,11 +53,11 @@ def _unfused(op: Op, tensors: dict[str, TensorSpec]) -> list[Op]:
     if op.kind == "act" or op.attrs.get("act", "none") in spec.CLAMPS or not spec.KINDS[op.kind].quantized:
         return [op]
     out = op.outputs[0]
-    before = f"{out}:before act"
+    before = f"{out}/before act"
     tensors[before] = TensorSpec(before, tensors[out].shape)
     act = {"act": op.attrs["act"], "alpha": op.attrs["alpha"]}
     plain = replace(op, outputs=(before,), attrs={**op.attrs, "act": "none", "alpha": 0.0})
-    return [plain, Op(f"{op.name}:act", "act", (before,), (out,), act)]
+    return [plain, Op(f"{op.name}/act", "act", (before,), (out,), act)]
 
 
 def _depthwise(op: Op, constants: dict[str, np.ndarray]) -> Op:
