@@ -68,16 +68,30 @@ def test_engines_are_timed_as_often_as_asked_and_agree(saved):
 
 def test_an_engine_that_cannot_run_is_named_with_the_reason(saved):
     path, inputs = saved
-    result = compare([entrant(path), entrant(path, "onnxruntime", "int8")], inputs, ONE, runs=1)
+    result = compare([entrant(path), entrant(path, "onnxruntime", "bf16")], inputs, ONE, runs=1)
     assert [r.engine for r in result.rows] == ["jettison"]
     assert result.absent[0].engine == "onnxruntime"
-    assert "int8" in result.absent[0].reason or "not installed" in result.absent[0].reason
+    assert "bf16" in result.absent[0].reason or "not installed" in result.absent[0].reason
 
 
 def test_nothing_to_measure_is_an_error(saved):
     path, inputs = saved
-    with pytest.raises(MissingExtra, match="jettison: has no int8"):
-        compare([entrant(path, element="int8")], inputs, ONE, runs=1)
+    with pytest.raises(MissingExtra, match="jettison: has no bf16"):
+        compare([entrant(path, element="bf16")], inputs, ONE, runs=1)
+
+
+def test_int8_is_exact_with_and_without_its_pattern_and_other_engines_join_in(saved, tmp_path):
+    path, inputs = saved
+    entrants = []
+    for i, network in enumerate(networks(str(path), [], None, 0, "int8")):
+        assert any(t.dtype == "u8" for t in network.graph.tensors.values())
+        file.save(network.graph, tmp_path / f"{i}.jettison")
+        entrants.append(entrant(tmp_path / f"{i}.jettison", element="int8"))
+    with pytest.raises(InputError, match="write --element int8"):
+        networks(str(tmp_path / "0.jettison"), [], None, 0)
+    result = compare([*entrants, entrant(tmp_path / "0.jettison", "onnxruntime", "int8")], inputs, ONE, runs=1)
+    assert len(entrants) == 2 and max(result.errors[:2]) <= 1e-6
+    assert result.absent or 0 < result.errors[2] < 0.1
 
 
 def test_other_outputs_are_refused(saved, tmp_path):

@@ -191,6 +191,25 @@ def test_compress_ends_with_a_file_that_is_as_good_as_it_says(call, net, tmp_pat
     assert out.read_bytes() == first
 
 
+def test_compress_to_int8_writes_the_int8_network_and_shows_all_three(call, net, tmp_path):
+    out = tmp_path / "net.jettison"
+    command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 2, "--epochs", 1, "--lr", 0.2, "--threads", 1, "--runs", 1)
+    options = ("--element", "int8", "--calibrate", 64, "--keep-float", 1, "--range", "percentile", "-o", out, "--json", tmp_path / "c.json")
+    result = call(*command, *options)
+    assert result.code == 0, result.err
+    assert "1:4 int8" in result.out and "in f32, the most sensitive:" in result.out
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert list(data["accuracy"]) == ["dense", "1:4", "1:4 int8"] and len(data["kept_float"]) == 1
+    assert data["file_bytes"]["1:4 int8"] < data["file_bytes"]["1:4"]
+    graph = file.load(out)
+    assert {op.name for op in graph.ops if op.kind in ("conv", "linear") and op.element == "f32"} == set(data["kept_float"])
+    evaluated = call("eval", out, "--data", "digits", "--threads", 1, "--json", "-")
+    assert json.loads(evaluated.out)["accuracy"] == data["accuracy"]["1:4 int8"]
+    assert call("verify", out).code == call("explain", out, "--threads", 1).code == 0
+    in_float = call("bench", out, "--threads", 1)
+    assert in_float.code == 2 and "write --element int8" in in_float.err
+
+
 def test_verify_finds_weights_that_are_not_the_files(call, net, tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file

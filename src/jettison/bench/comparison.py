@@ -17,12 +17,16 @@ import numpy as np
 
 from .. import file, reference
 from ..errors import KernelError, MissingExtra, VerificationError
+from ..graph import Graph
 from ..peers import ENGINES
 from .process import Worker, WorkerFailed
 
 TURN = 5  # runs of one entrant before the next has its turn
 PAUSE_S = 0.2
-TOLERANCE = {"f32": 1e-4, "bf16": 5e-2, "int8": 1e-1}  # largest error / largest output
+# Largest error / largest output. Other engines round int8 at other places, which deep networks of random weights amplify;
+# unrelated outputs would differ by more than 1.
+TOLERANCE = {"f32": 1e-4, "bf16": 5e-2, "int8": 5e-1}
+MIXED_TOLERANCE = 5e-2  # of our own int8 behind float32 layers, whose last bits may move a value to the next step
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +122,26 @@ def _check(racing: Sequence[tuple[Entrant, Worker]], inputs: Sequence[np.ndarray
     whole: dict[str, tuple[np.ndarray, ...]] = {}
     errors = []
     for entrant, worker in racing:
+        graph = file.load(entrant.graph)
         if entrant.weights not in truth:
-            truth[entrant.weights] = reference.run(file.load(entrant.graph), *(x[:1] for x in inputs))
+            truth[entrant.weights] = reference.run(graph, *(x[:1] for x in inputs))
             whole[entrant.weights] = worker.outputs
         error = relative_error([y[:1] for y in worker.outputs], truth[entrant.weights])
         error = max(error, relative_error(worker.outputs, whole[entrant.weights]))
-        if error > TOLERANCE[entrant.element]:
+        allowed = tolerance(graph) if entrant.engine == "jettison" else TOLERANCE[entrant.element]
+        if error > allowed:
             raise VerificationError(
                 f"{entrant.engine} ({entrant.element}, {entrant.pattern}) gives other outputs than the reference: "
-                f"relative error {error:.2g}, allowed {TOLERANCE[entrant.element]:.0e}; its timing would mean nothing"
+                f"relative error {error:.2g}, allowed {allowed:.0e}; its timing would mean nothing"
             )
         errors.append(error)
     return errors
+
+
+def tolerance(graph: Graph) -> float:
+    """Of our own outputs against the reference: int8 is exact unless values are rounded that float32 layers computed."""
+    mixed = any(op.kind == "quantize" and op.inputs[0] not in graph.inputs for op in graph.ops)
+    return MIXED_TOLERANCE if mixed else TOLERANCE["f32"]
 
 
 def relative_error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> float:

@@ -22,34 +22,35 @@ class Network:
     weights: str
 
 
-def networks(target: str, patterns: list[Format], image_size: int | None, seed: int) -> list[Network]:
-    """Dense first, then one network per pattern.
+def networks(target: str, patterns: list[Format], image_size: int | None, seed: int, element: str = "f32") -> list[Network]:
+    """Dense first, then one network per pattern, all in `element`.
 
     A file gives itself, and itself with the weights decoded; `patterns` are for names. Errors: those of
-    `file.load`, of the zoo, of export; FormatError when a pattern fits no layer.
+    `file.load`, of the zoo, of export; FormatError when a pattern fits no layer; InputError for an int8 file in another element.
     """
     if _is_file(target):
-        graph = file.load(target)
+        graph = _in_element(file.load(target), element, seed)
         own = pattern_of(graph)
         sparse = [] if own == "dense" else [Network(own, graph, "file")]
         return [Network("dense", densified(graph), "file"), *sparse]
-    return [Network(str(f), random_graph(target, f, image_size, seed), str(f)) for f in _dense_first(patterns)]
+    graphs = {str(f): random_graph(target, f, image_size, seed) for f in _dense_first(patterns)}
+    return [Network(pattern, _in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
 
 
 CALIBRATED = 8  # random images that decide the ranges of activations when int8 is only timed
 
 
-def in_element(network: Network, element: str, seed: int) -> Network:
-    """The network with int8 arithmetic if that is asked for, calibrated on random images: for timing, not for accuracy.
+def _in_element(graph: Graph, element: str, seed: int) -> Graph:
+    """With int8 arithmetic if that is asked for, calibrated on random images: for timing, not for accuracy.
 
     Errors: InputError when an int8 file is to run in another arithmetic.
     """
-    already = any(t.dtype == "u8" for t in network.graph.tensors.values())
+    already = any(t.dtype == "u8" for t in graph.tensors.values())
     if already and element != "int8":
         raise InputError(f"the file is int8 and cannot run in {element}; write --element int8")
     if already or element != "int8":
-        return network
-    return replace(network, graph=ptq.quantize(network.graph, random_inputs(network.graph, CALIBRATED, seed), ranges="minmax"))
+        return graph
+    return ptq.quantize(graph, random_inputs(graph, CALIBRATED, seed), ranges="minmax")
 
 
 def _is_file(target: str) -> bool:

@@ -51,7 +51,7 @@ def bench(
         jettison bench model.jettison --against all --batch 8 --json result.json
     """
     from ..bench import compare, processors
-    from ..bench.target import in_element, networks, random_inputs
+    from ..bench.target import networks, random_inputs
 
     output = Output(json)
     formats, engines = _patterns(pattern), _engines(against)
@@ -60,7 +60,7 @@ def bench(
     cpus = processors(threads)
     with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-bench-") as folder:
         tell(f"building {target}", 0.0)
-        found = [in_element(network, element, seed) for network in networks(target, formats, image_size, seed)]
+        found = networks(target, formats, image_size, seed, element)
         inputs = random_inputs(found[0].graph, batch, seed)
         result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell)
     _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads")
