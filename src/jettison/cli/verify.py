@@ -41,7 +41,8 @@ def verify(
     """Check a .jettison file: whole and legal, patterns kept, and right outputs on every instruction set of this machine.
 
     Outputs are compared with the slow NumPy reference and, given --model and --weights, with PyTorch: the largest
-    error must be at most 1e-4 of the largest output (int8: half of it against PyTorch, which has no rounding). Two Python threads on one Session must get the bits that one gets.
+    error must be at most 1e-4 of the largest output (int8: half of it against PyTorch, which has no rounding).
+    Two Python threads on one Session must get the bits that one gets.
 
     Examples:
 
