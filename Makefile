@@ -62,7 +62,8 @@ native: $(VENV)/.train
 
 .PHONY: demo
 demo: native
-	$(BIN)/jettison compress resnet18 --data digits --size 32 --dense-epochs 2 --epochs 3 --batch 64 --pattern 1:4 -o digits.jettison
+	$(BIN)/jettison compress examples/own_network.py:small_cnn --data digits --size 32 --dense-epochs 5 --epochs 5 --batch 32 \
+		--pattern 1:8 -o digits.jettison
 
 .PHONY: test
 test: $(VENV)/.test native lint
