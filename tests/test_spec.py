@@ -96,6 +96,7 @@ QUANTIZED = {
     "element": (lambda: with_op(quantized(), 1, element="f32"), "conv: weights of a conv on u8 inputs must be i8, not 'f32'"),
     "element of f32": (lambda: with_op(g(), 0, element="i8"), "a: weights of a conv on f32 inputs must be f32, not 'i8'"),
     "activation": (lambda: with_op(quantized(), 1, attrs={**CONV, "k": 8, "act": "silu"}), "conv: a quantized conv can only clamp"),
+    "quantized output": (lambda: replace(quantized(), outputs=("zq",)), "graph input or output 'zq' is quantized"),
     "table size": (lambda: with_constant(quantized(), "table", np.zeros(255, np.uint8)), "act: table must be uint8 (256,)"),
     "table missing": (lambda: with_op(quantized(), 2, params={}), "act: act takes constants ['table'], got []"),
     "bias type": (lambda: with_constant(quantized(), "bias", np.zeros(8, np.float32)), "conv: bias must be int32 (8,), got float32"),

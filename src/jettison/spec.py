@@ -279,6 +279,7 @@ def check(graph: Graph) -> Graph:
         _check_dtype(spec)
     for name in (*graph.inputs, *graph.outputs):
         _need_graph(name in graph.tensors, f"graph input or output {name!r} is not a tensor")
+        _need_graph(graph.tensors[name].dtype == "f32", f"graph input or output {name!r} is quantized; users give and take f32")
         layout = graph.layouts.get(name, "plain")
         _need_graph(layout in LAYOUTS, f"tensor {name!r} has the unknown layout {layout!r}")
         _need_graph(layout != "nchw" or len(graph.tensors[name].shape) == 3, f"tensor {name!r} is called nchw but is not an image")
