@@ -1,4 +1,4 @@
-"""int8 networks in ONNX Runtime and OpenVINO: every kind of op agrees with the integer reference within quantisation steps."""
+"""int8 networks in ONNX Runtime, OpenVINO and PyTorch: every kind of op agrees with the integer reference within quantisation steps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from jettison.graph import Graph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from jettison.peers import onnxruntime as ort_engine  # noqa: E402
 from jettison.peers.onnx_model import onnx_model  # noqa: E402
+from jettison.peers.torch_model import TorchModel  # noqa: E402
 from test_bench_peers import CASES, N, one_op  # noqa: E402
 
 STEPS = 1.01  # of the coarsest u8 tensor: rounding to even in another order of the same float32 products
@@ -42,6 +43,30 @@ def test_every_kind_in_int8_means_in_onnx_what_the_reference_means(case):
     for got, want in zip(ort_engine.prepare(q, tuple(xs), "int8", 1)(), reference.run(q, *xs)):
         residual = 2 if "residual" in case else 1  # the branch is rounded once more
         assert np.abs(got - want).max() <= residual * STEPS * step(q) + 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_in_int8_means_in_pytorch_what_the_reference_means(case):
+    graph, xs = one_op(*CASES[case])
+    q = ptq.quantize(graph, tuple(xs))
+    with torch.inference_mode():
+        outputs = TorchModel(q)(*map(torch.from_numpy, xs))
+    for got, want in zip(outputs, reference.run(q, *xs)):
+        assert np.abs(got.numpy() - want).max() <= STEPS * step(q) + 1e-5 * np.abs(want).max()
+
+
+def test_inductor_computes_the_layers_in_integers():
+    from torch._dynamo.utils import counters
+
+    from jettison.peers import inductor
+
+    q = ptq.quantize(small(NM(1, 4)), images(16))
+    counters.clear()
+    got = inductor.prepare(q, (images(),), "int8", 1)()[0]
+    want = reference.run(q, images())[0]
+    assert np.abs(got - want).max() < 0.03 * np.abs(want).max()
+    assert counters["inductor"]["qconv_weight_prepack_matcher_count"] == 2
+    assert counters["inductor"]["qlinear_weight_prepack_matcher_count"] == 1
 
 
 def test_a_small_network_agrees_in_both_engines():

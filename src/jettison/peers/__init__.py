@@ -55,7 +55,7 @@ class Engine:
 
 ENGINES: dict[str, Engine] = {
     "jettison": Engine("jettison", ("jettison",), "make native", ("f32", "int8")),
-    "inductor": Engine("inductor", ("torch",), "pip install 'jettison[train]'", ("f32", "bf16")),
+    "inductor": Engine("inductor", ("torch",), "pip install 'jettison[train]'", ("f32", "bf16", "int8")),
     "onnxruntime": Engine("onnxruntime", ("onnxruntime", "onnx"), "pip install 'jettison[bench]'", ("f32", "int8")),
     "openvino": Engine("openvino", ("openvino", "onnx"), "pip install 'jettison[bench]'", ("f32", "bf16", "int8")),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Graph, Op
 from ..reference import compute
 
 STORED = (0, 2, 3, 1)  # (n, c, h, w) → (n, h, w, c)
@@ -36,3 +37,9 @@ def count_correction(shape: tuple[int, ...], attrs: Mapping[str, Any]) -> np.nda
 def natural_scale(shape: tuple[int, ...], attrs: Mapping[str, Any]) -> bool:
     """True when an upsampling's scale follows from its sizes, so that giving the sizes is enough."""
     return attrs["align_corners"] or all(abs(s * p / h - 1) < 1e-6 for s, p, h in zip(attrs["scale"], attrs["size"], shape))
+
+
+def weight_scale(graph: Graph, op: Op) -> np.ndarray:
+    """s_w of each output channel of an int8 layer, from its multiplier s_x·s_w/s_y."""
+    x, y = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+    return graph.constants[op.params["multiplier"]].astype(np.float64) * y.scale / x.scale

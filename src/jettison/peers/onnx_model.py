@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..graph import Graph, Op, TensorSpec
-from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale
+from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale, weight_scale
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # the one of that opset's release
@@ -128,12 +128,6 @@ class _Writer:
 
     def activate(self, x: str, op: Op) -> str:
         return ACTS[op.attrs["act"]](self, x, op.attrs["alpha"])
-
-
-def weight_scale(graph: Graph, op: Op) -> np.ndarray:
-    """s_w of each output channel of an int8 layer, from its multiplier s_x·s_w/s_y."""
-    x, y = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
-    return graph.constants[op.params["multiplier"]].astype(np.float64) * y.scale / x.scale
 
 
 ACTS: dict[str, Callable[[_Writer, str, float], str]] = {

@@ -1,6 +1,10 @@
 """Graph → torch.nn.Module, for PyTorch's compiler: the same decoded weights, in functions that it can trace.
 
 `LOWERINGS` is the one table, kind → function that returns the step (tensors → tensor).
+
+int8 is written as PyTorch's own quantisation flow leaves it: every op in float32, its inputs and weights dequantised
+before it and its result quantised after it. Inductor fuses that to oneDNN's integer kernels.
+https://docs.pytorch.org/ao/stable/tutorials_source/pt2e_quant_x86_inductor.html
 """
 
 from __future__ import annotations
@@ -9,12 +13,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators of QUANTIZED
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graph import Graph, Op
-from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale
+from ..graph import Graph, Op, TensorSpec
+from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale, weight_scale
+
+QUANTIZED = torch.ops.quantized_decomposed
 
 
 class TorchModel(nn.Module):
@@ -39,14 +47,44 @@ class _Step(nn.Module):
 
     def __init__(self, graph: Graph, op: Op) -> None:
         super().__init__()
-        for role, name in op.params.items():
-            is_weight = role == "weight" and op.kind in ("conv", "linear")
-            array = graph.weight(op).transpose(HELD) if is_weight else graph.constants[name]
+        self.specs = [graph.tensors[name] for name in (*op.inputs, *op.outputs)]
+        self.integer = op.element == "i8"
+        for role, array in _constants(graph, op).items():
             self.register_parameter(role, nn.Parameter(torch.from_numpy(array.copy()), requires_grad=False))
         self.run = LOWERINGS[op.kind](self, graph, op)
 
     def forward(self, *xs: Tensor) -> Tensor:
-        return self.run(*xs)
+        return _quantized(self.run(*map(_dequantized, xs, self.specs)), self.specs[-1])
+
+    def weights(self) -> Tensor:
+        """(k, c, r, s), or (k, c) of a linear layer that reads no image; float32."""
+        if not self.integer:
+            return self.weight  # type: ignore[return-value]
+        return QUANTIZED.dequantize_per_channel(self.weight, self.scale, self.zeros, 0, -127, 127, torch.int8)
+
+
+def _constants(graph: Graph, op: Op) -> dict[str, np.ndarray]:
+    """Arrays by role; an int8 layer has its weights with `scale` and `zeros`, and a float32 bias."""
+    if op.kind not in ("conv", "linear"):
+        return {role: graph.constants[name] for role, name in op.params.items() if role != "table"}
+    weight = graph.weight(op)
+    bias = graph.constants.get(op.params.get("bias", ""))
+    image = len(graph.tensors[op.inputs[0]].shape) == 3
+    arrays = {"weight": weight.transpose(HELD) if image else weight[:, 0, 0]} | ({} if bias is None else {"bias": bias})
+    if op.element == "f32":
+        return arrays
+    x, scale = graph.tensors[op.inputs[0]], weight_scale(graph, op)
+    exact = (arrays["bias"] + x.zero * weight.sum(axis=(1, 2, 3), dtype=np.int64)) * scale * x.scale
+    zeros = np.zeros(len(scale), np.int64)
+    return arrays | {"bias": exact.astype(np.float32), "scale": scale.astype(np.float32), "zeros": zeros}
+
+
+def _quantized(x: Tensor, spec: TensorSpec) -> Tensor:
+    return x if spec.dtype == "f32" else QUANTIZED.quantize_per_tensor(x, spec.scale, spec.zero, 0, 255, torch.uint8)
+
+
+def _dequantized(x: Tensor, spec: TensorSpec) -> Tensor:
+    return x if spec.dtype == "f32" else QUANTIZED.dequantize_per_tensor(x, spec.scale, spec.zero, 0, 255, torch.uint8)
 
 
 Function = Callable[..., Tensor]
@@ -87,7 +125,7 @@ def _conv(c: Constants, graph: Graph, op: Op) -> Function:
 
     def run(x: Tensor, *residual: Tensor) -> Tensor:
         x = x if even else F.pad(x, (l, r, t, b))
-        y = F.conv2d(x, c.weight, c.bias if bias else None, stride, (t, l) if even else 0, dilation, groups)
+        y = F.conv2d(x, c.weights(), c.bias if bias else None, stride, (t, l) if even else 0, dilation, groups)
         return act(y + residual[0] if residual else y)
 
     return run
@@ -99,7 +137,7 @@ def _linear(c: Constants, graph: Graph, op: Op) -> Function:
 
     def run(x: Tensor, *residual: Tensor) -> Tensor:
         b = c.bias if bias else None
-        y = F.conv2d(x, c.weight, b) if image else F.linear(x, c.weight.flatten(1), b)
+        y = (F.conv2d if image else F.linear)(x, c.weights(), b)
         return act(y + residual[0] if residual else y)
 
     return run
@@ -213,7 +251,14 @@ def _transpose(c: Constants, graph: Graph, op: Op) -> Function:
     return lambda x: _hold(_store(x).permute(perm))
 
 
+def _as_it_is(c: Constants, graph: Graph, op: Op) -> Function:
+    """Inputs arrive as float32 and results are quantised by the step, so changing type is nothing."""
+    return lambda x: x
+
+
 LOWERINGS: dict[str, Callable[[Constants, Graph, Op], Function]] = {
+    "quantize": _as_it_is,
+    "dequantize": _as_it_is,
     "conv": _conv,
     "linear": _linear,
     "max_pool": _max_pool,

@@ -67,7 +67,7 @@ def scale_zero(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < NARROWEST:
         return 1.0, 0
-    scale = (high - low) / 255
+    scale = float(high - low) / 255
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))
 
 
