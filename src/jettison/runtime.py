@@ -184,7 +184,7 @@ class Session:
 
     def _choose(self, op: Op, wanted: str | None, tune: bool) -> _Choice:
         if len(op.inputs) > _native.MAX_INPUTS:
-            raise KernelError(f"layer {op.name}: {op.kind} of {len(op.inputs)} tensors; at most {_native.MAX_INPUTS}: split it in the model")
+            raise KernelError(f"layer {op.name}: {op.kind} of {len(op.inputs)} tensors; split it: {_native.MAX_INPUTS} is the most")
         size = self._problem(op, 1)
         found = []
         for name, kind, fmt, isa, dtype in _native.kernels():
