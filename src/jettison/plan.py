@@ -50,7 +50,7 @@ def _roots(graph: Graph) -> dict[str, str]:
 
 def _lifetimes(graph: Graph, root: Mapping[str, str]) -> dict[str, tuple[int, int]]:
     """First and last step that touches each root; inputs exist from −1, outputs until the end."""
-    life = dict.fromkeys(graph.inputs, (-1, -1))
+    life: dict[str, tuple[int, int]] = dict.fromkeys(graph.inputs, (-1, -1))
     for i, op in enumerate(graph.ops):
         for t in (*op.inputs, *op.outputs):
             born, _ = life.get(root[t], (i, i))
