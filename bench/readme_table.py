@@ -97,8 +97,8 @@ def accuracy(results: dict[str, dict[str, Any]]) -> str:
         if "summary" not in r:
             continue
         lines = [
-            f"| [{r['model']}]({name}) | {r['data']} | {r['method']['kind']} | {pattern} | {s['accuracy_percent']:.2f} "
-            f"| {s['lost_points']:.2f} | {len(s['seeds'])} |\n"
+            f"| [{r['model']}]({name}) | {r['data']} | {'–' if pattern == 'dense' else r['method']['kind']} | {pattern} "
+            f"| {s['accuracy_percent']:.2f} | {s['lost_points']:.2f} | {len(s['seeds'])} |\n"
             for pattern, s in r["summary"].items()
         ]
         out.append("".join(lines))
