@@ -5,7 +5,9 @@
 namespace jettison {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(100);
+// Longer than a small network and the Python between two runs take: a thread that slept may be woken on the
+// processor of the one that waits for it, and then a millisecond is lost.
+constexpr auto kSpin = std::chrono::milliseconds(2);
 
 inline void pause() {
 #if defined(__x86_64__)
