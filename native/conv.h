@@ -144,7 +144,7 @@ JT_INLINE void finish(const Problem& a, f32v (&acc)[PB][OB], float* out, const f
       if (residual) v = add(v, load_first(residual + i * a.k + o * W, left));
       store_first(out + i * a.k + o * W, min(high, max(low, v)), left);
     }
-  if (!clamp) activate_rows(a, out, live, width);
+  if (!clamp) activate_rows(a, out, live, min64(width, OB * W));  // what lies beside these sums is another's
 }
 
 }  // namespace JETTISON_ISA_NAME
