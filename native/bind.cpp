@@ -1,4 +1,4 @@
-// The only file that knows Python. jettison.runtime is its only user.
+// The only file that knows Python. jettison.runtime and jettison.analysis.probe are its only users.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -11,6 +11,7 @@
 
 #include "cpu.h"
 #include "pool.h"
+#include "probe.h"
 #include "program.h"
 #include "registry.h"
 
@@ -153,6 +154,13 @@ struct ConstantList {
   }
 };
 
+const Stream* stream_of(const std::string& element, const std::string& what, const std::string& isa) {
+  const Stream* all = streams(isa_of(isa));
+  for (int i = 0; all && i < kStreams; ++i)
+    if (all[i].element == element && all[i].what == what) return all + i;
+  throw std::invalid_argument("no stream " + element + " " + what + " for " + isa);
+}
+
 std::vector<const void*> check_arrays(const std::vector<Array>& arrays, const std::vector<int64_t>& bytes, const char* what) {
   if (arrays.size() != bytes.size())
     throw std::invalid_argument(std::string("wrong number of ") + what + "s: " + std::to_string(arrays.size()));
@@ -239,6 +247,17 @@ NB_MODULE(_native, m) {
   nb::class_<Pool>(m, "Pool", "Threads that run one loop at a time.")
       .def(nb::init<int>(), nb::arg("threads"))
       .def_prop_ro("threads", &Pool::threads);
+
+  nb::class_<Probe>(m, "Probe", "A loop of one kind of instruction, on all threads of a pool.")
+      .def(
+          "__init__",
+          [](Probe* self, std::shared_ptr<Pool> pool, const std::string& element, const std::string& what, const std::string& isa,
+             int64_t bytes) { new (self) Probe(std::move(pool), stream_of(element, what, isa), bytes); },
+          nb::arg("pool"), nb::arg("element"), nb::arg("what"), nb::arg("isa"), nb::arg("bytes") = 0)
+      .def_prop_ro("unit", &Probe::unit, "Multiply-adds, bytes or cycles of one iteration.")
+      .def_prop_ro("pass_iterations", &Probe::pass, "Iterations that read a thread's memory once.")
+      .def("run", &Probe::run, nb::arg("passes"), nb::arg("iterations"), nb::call_guard<nb::gil_scoped_release>(),
+           "Nanoseconds until every thread has done its passes.");
 
   nb::class_<Program>(m, "Program", "A network made ready for one batch size. Operands are (space, place): 0 arena, 1 input, 2 output.")
       .def(

@@ -125,6 +125,9 @@ def test_explain_has_a_row_per_layer_and_sums_that_add_up(call, saved, tmp_path)
     assert data["total"]["operations_dense"] == 2 * data["total"]["macs_dense"]
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
     assert "total" in result.out and "MACs dense" in result.out and "operations" in result.out
+    assert 0 < rows["b"]["limit_ms"] == pytest.approx(rows["b"]["share_of_limit"] * rows["b"]["median_ms"])
+    assert rows["b"]["limited_by"] and rows["b"]["arithmetic_ms"] <= rows["b"]["limit_ms"]
+    assert 0 < data["total"]["efficiency"] < 1
 
 
 def test_verify_checks_every_instruction_set(call, saved):

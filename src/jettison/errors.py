@@ -63,3 +63,7 @@ class VerificationError(JettisonError):
 
 class QuantizationError(JettisonError):
     """A network or calibration images that int8 cannot be made from (no images, weights not finite, unknown layer)."""
+
+
+class MachineError(JettisonError):
+    """A machine description that is missing, incomplete or absurd, or does not cover what is asked of it."""

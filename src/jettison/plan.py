@@ -24,7 +24,7 @@ class Plan:
 
 def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
     """Greedy by size: each tensor goes to the lowest gap among those already placed that live when it does."""
-    root = _roots(graph)
+    root = roots(graph)
     life = _lifetimes(graph, root)
     need = {t: -(-(n * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # (start, end, lifetime)
@@ -40,7 +40,7 @@ def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
     return Plan({t: places[root[t]] for t in graph.tensors}, total)
 
 
-def _roots(graph: Graph) -> dict[str, str]:
+def roots(graph: Graph) -> dict[str, str]:
     """The tensor whose bytes each tensor shares: itself, unless a reshape made it."""
     root = {t: t for t in graph.inputs}
     for op in graph.ops:

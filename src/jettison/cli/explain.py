@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,8 @@ import typer
 from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
-    from ..runtime import Layer, LayerTime
+    from ..analysis import Box, Waterline
+    from ..runtime import Layer
 
 
 def explain(
@@ -19,12 +21,17 @@ def explain(
     batch: Annotated[int, typer.Option(help="Images per run.", min=1)] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads, each on a core of its own. Default: every core.")] = None,
     runs: Annotated[int, typer.Option(help="Measured runs.", min=1)] = 20,
+    machine: Annotated[
+        str | None, typer.Option(help="What the limits come from: a file of `jettison probe`. Default: a quick probe, now.")
+    ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Choose kernels by measuring them instead of by their modelled cost.")] = False,
     json: Json = None,
 ) -> None:
-    """Show every layer of a file: format, kernel and why it was chosen, work, bytes, measured time and share.
+    """Show every layer of a file: format, kernel and why it was chosen, work, bytes, measured time, and how far from the limit.
 
     MACs are multiply-adds: "dense" for all weights, "kept" for those that are stored; 1 MAC = 2 operations.
+    The limit is the time that no kernel could beat here: arithmetic at its peak (for pruned weights: gathered ones),
+    or bytes at the bandwidth of the memory that holds them; "of limit" is that time over the measured one.
     JETTISON_ISA=avx2 (or scalar) in the environment shows another instruction set.
 
     Examples:
@@ -33,6 +40,9 @@ def explain(
 
         jettison explain model.jettison --tune --json layers.json
     """
+    from ..analysis import advice, waterline, works
+    from ..analysis.machine import load, only
+    from ..analysis.measure import measure, this_machine
     from ..bench import processors
     from ..bench.machine import provenance
     from ..bench.process import pinned
@@ -40,41 +50,59 @@ def explain(
     from ..runtime import Session
 
     output = Output(json)
+    given = load(machine) if machine else None
     cpus = processors(threads)
     with pinned(cpus):
         session = Session(file, threads=len(cpus), tune=tune)
-        times = session.profile(*random_inputs(session.graph, batch, seed=0), runs=runs)
-    layers = [_row(layer, times) for layer in session.layers(batch)]
-    layers = [*_steps(times, "input:"), *layers, *_steps(times, "output:")]
-    total = {key: sum(row[key] for row in layers) for key in ("macs_dense", "macs_kept", "weight_bytes", "median_ms")}
-    total |= {"operations_dense": 2 * total["macs_dense"], "operations_kept": 2 * total["macs_kept"]}
+        limits = only(given, session.isa) if given else this_machine(session.threads, session.isa)
+        measured = measure(session, random_inputs(session.graph, batch, seed=0), runs)
+    analysis = waterline(works(session.graph, batch), limits, session.threads, measured.times_ms, measured.median_ms)
+    layers = _rows(session.layers(batch), analysis.boxes)
+    total = _total(layers, analysis)
     for row in layers:
         row["share"] = row["median_ms"] / total["median_ms"] if total["median_ms"] else 0.0
+    hints = advice(analysis)
     _show(output, layers, total, f"{file}: {session.isa}, batch {batch}, {session.threads} threads, {runs} runs")
-    data = {"layers": layers, "total": total, "isa": session.isa, "batch": batch, "threads": session.threads, "runs": runs}
-    output.save({**data, "file": str(file), **provenance()})
+    for line in (*(f"{name}: {text}" for name, text in hints.items()), *analysis.warnings()):
+        output.say(line)
+    data = {"layers": layers, "total": total, "advice": hints, "warnings": analysis.warnings(), "limits": limits.source}
+    data |= {"isa": session.isa, "batch": batch, "threads": session.threads, "runs": runs, "file": str(file)}
+    output.save({**data, **provenance()})
 
 
-def _row(layer: Layer, times: list[LayerTime]) -> dict[str, Any]:
-    time = next((t for t in times if t.name == layer.name), None)
+def _rows(layers: list[Layer], boxes: Sequence[Box]) -> list[dict[str, Any]]:
+    """In the order in which they run."""
+    named = {box.work.name: box for box in boxes}
+    ends = {prefix: [_row(None, box) for name, box in named.items() if name.startswith(prefix)] for prefix in ("input:", "output:")}
+    return [*ends["input:"], *(_row(layer, named.get(layer.name)) for layer in layers), *ends["output:"]]
+
+
+def _row(layer: Layer | None, box: Box | None) -> dict[str, Any]:
+    """A layer, a change of layout at the network's ends (no layer), or a reshape (no box: nothing runs)."""
+    work = box.work if box else None
     return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "format": layer.format,
-        "kernel": layer.kernel,
-        "reason": layer.reason,
-        "candidates": [asdict(c) for c in layer.candidates],
-        "macs_dense": layer.problem.macs if layer.problem else 0,
-        "macs_kept": layer.cost.macs if layer.cost else 0,
-        "weight_bytes": layer.cost.weight_bytes if layer.cost else 0,
-        "median_ms": time.median_ms if time else 0.0,
+        "name": work.name if work else layer.name if layer else "",
+        "kind": work.kind if work else layer.kind if layer else "",
+        "format": layer.format if layer else "",
+        "kernel": layer.kernel if layer else "",
+        "reason": layer.reason if layer else "change of layout",
+        "candidates": [asdict(c) for c in layer.candidates] if layer else [],
+        "macs_dense": work.macs_dense if work else 0,
+        "macs_kept": work.macs_kept if work else 0,
+        "weight_bytes": layer.cost.weight_bytes if layer and layer.cost else 0,
+        "median_ms": (box.measured_ms or 0.0) if box else 0.0,
+        "arithmetic_ms": box.arithmetic_ms if box else 0.0,
+        "limit_ms": box.bound_ms("cached") if box else 0.0,
+        "limited_by": box.bound_by("cached") if box else "",
+        "share_of_limit": box.share_of_limit("cached") if box else None,
     }
 
 
-def _steps(times: list[LayerTime], prefix: str) -> list[dict[str, Any]]:
-    """Changes of layout at the network's ends: time, but no layer."""
-    blank = {"format": "", "kernel": "", "reason": "change of layout", "candidates": [], "macs_dense": 0, "macs_kept": 0, "weight_bytes": 0}
-    return [{"name": t.name, "kind": t.kind, **blank, "median_ms": t.median_ms} for t in times if t.name.startswith(prefix)]
+def _total(layers: list[dict[str, Any]], analysis: Waterline) -> dict[str, Any]:
+    keys = ("macs_dense", "macs_kept", "weight_bytes", "median_ms", "arithmetic_ms", "limit_ms")
+    total: dict[str, Any] = {key: sum(row[key] for row in layers) for key in keys}
+    total |= {"operations_dense": 2 * total["macs_dense"], "operations_kept": 2 * total["macs_kept"]}
+    return total | {"end_to_end_ms": analysis.measured_ms, "efficiency": analysis.efficiency}
 
 
 def _why(row: dict[str, Any]) -> str:
@@ -89,20 +117,37 @@ def _why(row: dict[str, Any]) -> str:
 
 
 def _show(output: Output, layers: list[dict[str, Any]], total: dict[str, Any], title: str) -> None:
-    columns = ("layer", "kind", "format", "kernel", "why", ">MACs dense", ">MACs kept", ">weights", ">ms", ">share")
+    columns = (
+        "layer",
+        "kind",
+        "format",
+        "kernel",
+        "why",
+        ">MACs dense",
+        ">MACs kept",
+        ">weights",
+        ">ms",
+        ">share",
+        ">limit",
+        "by",
+        ">of limit",
+    )
     rows: list[Any] = [
         (
             r["name"], r["kind"], r["format"], r["kernel"], _why(r), _or_blank(r["macs_dense"], units), _or_blank(r["macs_kept"], units),
             _or_blank(r["weight_bytes"], byte_count), f"{r['median_ms']:.3f}", f"{r['share']:.1%}",
+            f"{r['limit_ms']:.3f}", r["limited_by"], f"{r['share_of_limit']:.0%}" if r["share_of_limit"] is not None else "",
         )
         for r in layers
     ]  # fmt: skip
     sums = (units(total["macs_dense"]), units(total["macs_kept"]), byte_count(total["weight_bytes"]), f"{total['median_ms']:.3f}")
-    rows += [None, ("total", "", "", "", "", *sums, "100%")]
+    of_limit = f"{total['limit_ms'] / max(total['median_ms'], 1e-9):.0%}"
+    rows += [None, ("total", "", "", "", "", *sums, "100%", f"{total['limit_ms']:.3f}", "", of_limit)]
     speed = total["operations_dense"] / max(total["median_ms"], 1e-9) / 1e6
     note = (
         f"{units(total['operations_dense'])} operations dense, {units(total['operations_kept'])} operations kept (1 MAC = 2 operations); "
-        f"{speed:.3g} G dense operations/s; ms: median of each layer"
+        f"{speed:.3g} G dense operations/s; ms: median of each layer; end to end {total['end_to_end_ms']:.3f} ms, "
+        f"{total['efficiency']:.0%} of the peak"
     )
     output.table(title, columns, rows, note)
 

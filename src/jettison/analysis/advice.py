@@ -1,0 +1,66 @@
+"""One sentence for every kernel that matters: what it is limited by, and what would make it faster.
+
+A kernel matters if it takes at least `MATTERS` of the measured time (of the bound, where nothing was measured).
+"""
+
+from __future__ import annotations
+
+from ..formats import NM
+from .waterline import ARITHMETIC, Box, Waterline
+
+MATTERS = 0.04
+MOST = 8  # sentences
+NEAR = 0.75  # of its limit: no kernel will gain much any more
+PRUNED = NM(1, 4)  # what is offered for dense layers
+
+
+def advice(analysis: Waterline, model: str = "cached") -> dict[str, str]:
+    """{kernel: sentence}, the slowest first."""
+    times = {b.work.name: b.measured_ms if b.measured_ms is not None else b.bound_ms(model) for b in analysis.boxes}
+    total = sum(times.values())
+    boxes = sorted(analysis.boxes, key=lambda b: -times[b.work.name])
+    return {b.work.name: _sentence(analysis, b, model) for b in boxes[:MOST] if total and times[b.work.name] >= MATTERS * total}
+
+
+def _sentence(analysis: Waterline, box: Box, model: str) -> str:
+    share = box.share_of_limit(model)
+    by = box.bound_by(model)
+    reached = f"runs at {share:.0%} of its limit, " if share is not None else "is limited by "
+    if by != ARITHMETIC:
+        limit = box.memory(model)
+        return f"{reached}{limit.bytes / 1e6:.2f} MB through {limit.memory}: {_less_traffic(box)}"
+    if share is not None and share < NEAR:
+        return f"{reached}arithmetic: {_better_kernel(box)}"
+    return f"{reached}arithmetic: only less work makes it faster{_less_work(analysis, box)}"
+
+
+def _less_traffic(box: Box) -> str:
+    weights = sum(a.bytes for a in box.work.reads if a.name.startswith("weight:"))
+    if weights > box.work.bytes / 2:
+        return "mostly weights, so pruning, int8 or a larger batch helps"
+    if box.work.kind in ("conv", "linear"):
+        return "mostly activations, so fusing it with its neighbours or int8 helps, fewer multiply-adds do not"
+    return "it only passes numbers on; fusing it into its neighbour or int8 helps"
+
+
+def _better_kernel(box: Box) -> str:
+    work = box.work
+    if work.kind not in ("conv", "linear"):
+        return "little arithmetic on much data; fusing it into its neighbour helps more than a faster kernel"
+    if work.macs_dense and work.macs_dense * 64 < work.bytes * 1000:
+        return "few multiply-adds for each number loaded (depthwise or grouped); fusing the block helps"
+    return "there is room for a better kernel; try --tune, or a larger batch if its image is small"
+
+
+def _less_work(analysis: Waterline, box: Box) -> str:
+    """What the limits of pruning and of int8 would be."""
+    work, machine, threads = box.work, analysis.machine, analysis.threads
+    offers = []
+    gathered = machine.macs_per_s(work.element, "nm", threads)
+    if work.macs_kept == work.macs_dense and gathered:
+        offers.append(f"{PRUNED} would lower its limit to {work.macs_dense * PRUNED.n / PRUNED.m / gathered * 1e3:.3g} ms")
+    fmt = "nm" if work.macs_kept < work.macs_dense else "dense"
+    int8 = machine.macs_per_s("i8", fmt, threads)
+    if work.element != "i8" and int8:
+        offers.append(f"int8{'' if offers else ' would lower its limit'} to {work.macs_kept / int8 * 1e3:.3g} ms")
+    return f"; {', '.join(offers)}" if offers else ""

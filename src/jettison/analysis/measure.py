@@ -1,0 +1,54 @@
+"""What really happens here: times of a session's kernels and of the whole, and a quick look at what the machine permits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..bench.machine import describe
+from ..runtime import LayerTime, Session
+from .machine import Machine
+from .probe import probe
+
+QUICK_BURSTS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """layers: of every kernel; the other three: of the whole network, from end to end, milliseconds."""
+
+    layers: tuple[LayerTime, ...]
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+    @property
+    def times_ms(self) -> dict[str, float]:
+        """Median by kernel."""
+        return {t.name: t.median_ms for t in self.layers}
+
+
+def measure(session: Session, inputs: Sequence[np.ndarray], runs: int) -> Measured:
+    """Runs with and without a clock around every kernel, in turns, after two that do not count."""
+    layers, whole = [], []
+    session.run(*inputs)
+    session.run(*inputs)
+    for _ in range(runs):
+        layers.append(session.profile(*inputs, runs=1))
+        start = time.perf_counter_ns()
+        session.run(*inputs)
+        whole.append((time.perf_counter_ns() - start) / 1e6)
+    rows = []
+    for steps in zip(*layers):
+        p10, mid, p90 = (float(v) for v in np.percentile([s.median_ms for s in steps], (10, 50, 90)))
+        rows.append(LayerTime(steps[0].name, steps[0].kind, mid, p10, p90))
+    p10, mid, p90 = (float(v) for v in np.percentile(whole, (10, 50, 90)))
+    return Measured(tuple(rows), mid, p10, p90)
+
+
+def this_machine(threads: int, isa: str) -> Machine:
+    """What kernels of one instruction set could reach here with this many threads; takes about two seconds. Errors: MachineError."""
+    return probe(describe()["processor"], [threads], [isa], bursts=QUICK_BURSTS).machine

@@ -1,0 +1,163 @@
+"""Measuring what this machine permits: streams of single instructions, and reading from every memory level.
+
+A rate is the best of many short bursts, since whatever disturbs a burst only makes it slower. With several threads
+all run at once, each on memory of its own. Caches are read at half their size, main memory at four times the last
+cache. The clock, cycles of dependent additions, is taken before, between and after.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import _native
+from ..errors import MachineError
+from .machine import Machine, Memory, Peak, check
+
+BURST_NS = 2_000_000
+MAIN_BYTES = 256 << 20  # read at least, for main memory
+MAX_MAIN_BYTES = 2 << 30
+CLOCK_DRIFT = 0.03  # of the highest clock seen
+BUSY = 0.1  # processors that others used meanwhile
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The machine as measured, what to think of it, and the clock that was seen."""
+
+    machine: Machine
+    warnings: tuple[str, ...]
+    clock_hz: float
+    seconds: float
+
+
+def probe(
+    name: str,
+    threads: Sequence[int],
+    isas: Sequence[str],
+    bursts: int = 40,
+    tell: Callable[[str, float], None] = lambda what, done: None,
+) -> Probe:
+    """Measure with each number in `threads`, on the processors this process is pinned to.
+
+    Errors: MachineError (the system does not say how large its caches are; figures contradict each other).
+    """
+    start, before = time.perf_counter(), _Load.now()
+    caches = _caches()
+    kinds = [(e, f, isa) for isa in isas for e in ("f32", "i8") for f in ("dense", "nm")]
+    rates: dict[Any, list[float]] = {}
+    clocks = []
+    for step, count in enumerate(threads):
+        pool = _native.Pool(count)
+        for i, kind in enumerate(kinds):
+            tell(f"{' '.join(kind)}, {count} threads", (step + 0.5 * i / len(kinds)) / len(threads))
+            clocks.append(_rate(_native.Probe(pool, "", "clock", isas[0]), 1, 3))
+            rate = _rate(_native.Probe(pool, *kind), count, bursts)
+            if kind[1] == "nm":  # where gathering costs nothing, noise must not make it a gain
+                rate = min(rate, rates[kind[0], "dense", kind[2]][step])
+            rates.setdefault(kind, []).append(rate)
+        for i, (level, size, shared) in enumerate([*caches, ("memory", 0, True)]):
+            tell(f"{level}, {count} threads", (step + 0.5 + 0.5 * i / (len(caches) + 1)) / len(threads))
+            share = size // 2 // (count if shared else 1) if size else _main_bytes(caches) // count
+            rates.setdefault(level, []).append(_rate(_native.Probe(pool, "", "read", isas[0], share), count, bursts))
+            clocks.append(_rate(_native.Probe(pool, "", "clock", isas[0]), 1, 3))
+    machine = Machine(
+        name=name,
+        source=f"jettison probe, {datetime.now(UTC).date()}",
+        threads=tuple(threads),
+        peaks=tuple(Peak(*kind, _rising(rates[kind])) for kind in kinds),
+        memories=(
+            *(Memory(level, size, shared, _rising(rates[level])) for level, size, shared in caches),
+            Memory("memory", 0, False, _rising(rates["memory"])),
+        ),
+    )
+    return Probe(check(machine), (*_drift(clocks), *_busy(before)), max(clocks), time.perf_counter() - start)
+
+
+def _rate(stream: Any, threads: int, bursts: int) -> float:
+    """Units per second of all threads together: the best burst of about `BURST_NS`, at least one pass over the memory."""
+    iterations = stream.pass_iterations or 1000
+    passes = 1
+    for _ in range(2):  # the first guess comes from a cold start
+        passes = max(1, round(passes * BURST_NS / max(stream.run(passes, iterations), 1)))
+    fastest = min(stream.run(passes, iterations) for _ in range(bursts))
+    return stream.unit * passes * iterations * threads / fastest * 1e9
+
+
+def _rising(rates: list[float]) -> tuple[float, ...]:
+    """More threads can always leave some idle: no rate is below that of fewer."""
+    return tuple(max(rates[: i + 1]) for i in range(len(rates)))
+
+
+def _main_bytes(caches: Sequence[tuple[str, int, bool]]) -> int:
+    return min(max(MAIN_BYTES, 4 * caches[-1][1]), MAX_MAIN_BYTES) if caches else MAIN_BYTES
+
+
+def _caches() -> list[tuple[str, int, bool]]:
+    """(name, bytes, shared by several cores) of the data caches, nearest first."""
+    found = []
+    for folder in sorted(_CACHES.glob("index*")):
+        try:
+            kind, level, size = ((folder / f).read_text().strip() for f in ("type", "level", "size"))
+            siblings = (folder / "shared_cpu_list").read_text().strip()
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found.append((f"L{level}", _bytes(size), siblings != _siblings()))
+    if not found:
+        raise MachineError("this system does not say how large its caches are (/sys/devices/system/cpu); write a machine file by hand")
+    return sorted(found, key=lambda row: row[1])
+
+
+def _siblings() -> str:
+    """Processors on the core of processor 0: what they share is the core's own."""
+    try:
+        return (_CACHES.parent / "topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return "0"
+
+
+def _bytes(size: str) -> int:
+    return int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]] if size[-1] in "KMG" else int(size)
+
+
+# ---- was the machine at rest?
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Processor seconds: of all processes that the system counts, and of this one. wall: seconds."""
+
+    system: float
+    own: float
+    wall: float
+
+    @staticmethod
+    def now() -> _Load:
+        try:
+            fields = [int(v) for v in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+            system = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # less idle and waiting for disks; with steal
+        except (OSError, ValueError, IndexError, AttributeError):
+            system = time.process_time()
+        return _Load(system, time.process_time(), time.perf_counter())
+
+
+def _busy(before: _Load) -> list[str]:
+    now = _Load.now()
+    others = (now.system - before.system - (now.own - before.own)) / max(now.wall - before.wall, 1e-9)
+    if others < BUSY:
+        return []
+    return [f"the machine was busy: other programs used {others:.1f} processors meanwhile; stop them and probe again"]
+
+
+def _drift(clocks: Sequence[float]) -> list[str]:
+    low, high = min(clocks), max(clocks)
+    if high - low <= CLOCK_DRIFT * high:
+        return []
+    return [f"the clock drifted between {low / 1e9:.2f} and {high / 1e9:.2f} GHz; rates are of the fastest moments"]
