@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import reference
+from .formats import lut
 from .graph import TensorSpec
 
 Attrs = Mapping[str, Any]
@@ -73,23 +74,41 @@ def _ratio(numerator: float, denominator: float) -> np.float32:
 
 
 def _conv(xs: list[np.ndarray], specs: Specs, out: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:
-    """acc = Σ x·w, padding counted as the zero point; t = float32(acc + bias)·multiplier[k] (+ float32(r − z_r)·(s_r/s)).
+    """acc = Σ x·w, or the sum of look-ups (formats/lut.py), padding counted as the zero point; t = float32(acc + bias)·multiplier[k] (+ float32(r − z_r)·(s_r/s)).
 
     bias (int32) already holds −z·Σw. The multiplier is s_x·s_w[k]/s, or s_x·s_w[k] when the output is float32.
     """
-    x = xs[0].astype(np.int64)
-    if "kernel" in attrs:
-        t, l, b, r = attrs["pad"]
-        x = np.pad(x, ((0, 0), (t, b), (l, r), (0, 0)), constant_values=specs[0].zero)
-        attrs = {**attrs, "pad": (0, 0, 0, 0), "act": "none"}
-        acc = reference.OPS["conv"]([x.astype(np.float64)], attrs, {"weight": params["weight"].astype(np.float64)})
-    else:
-        acc = x.astype(np.float64) @ params["weight"][:, 0, 0].astype(np.float64).T
-    acc = acc.astype(np.int64) + params["bias"].astype(np.int64)  # sums of integers below 2^53: exact
+    acc = _look_ups(xs[0], specs[0], attrs, params) if "tables" in params else _products(xs[0], specs[0], attrs, params)
+    acc = acc + params["bias"].astype(np.int64)
     y = acc.astype(np.int32).astype(F32) * params["multiplier"]
     if len(xs) > 1:
         y = y + _centred(xs[1], specs[1]).astype(F32) * _ratio(specs[1].scale, out.scale)
     return y
+
+
+def _products(q: np.ndarray, spec: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:
+    x, weight = q.astype(np.float64), params["weight"].astype(np.float64)  # sums of integers below 2^53: exact
+    if "kernel" not in attrs:
+        return (x @ weight[:, 0, 0].T).astype(np.int64)
+    inside = {**attrs, "pad": (0, 0, 0, 0), "act": "none"}
+    return reference.OPS["conv"]([_padded(x, spec, attrs)], inside, {"weight": weight}).astype(np.int64)
+
+
+def _look_ups(q: np.ndarray, spec: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:
+    x = im2col(q, spec, attrs) if "kernel" in attrs else q
+    code = lut.codes(x.reshape(-1, x.shape[-1]), params["splits"], params["thresholds"])
+    return lut.look_up(code, params["tables"]).reshape(*x.shape[:-1], -1)
+
+
+def im2col(q: np.ndarray, spec: TensorSpec, attrs: Attrs) -> np.ndarray:
+    """(n, p, q, r·s·c): what each output of a convolution sees, ordered (r, s, c)."""
+    taps = reference.taps(_padded(q, spec, attrs), attrs["kernel"], attrs["stride"], attrs["dilation"])
+    return np.concatenate([tap for _, _, tap in taps], axis=-1)
+
+
+def _padded(x: np.ndarray, spec: TensorSpec, attrs: Attrs) -> np.ndarray:
+    t, l, b, r = attrs["pad"]
+    return np.pad(x, ((0, 0), (t, b), (l, r), (0, 0)), constant_values=spec.zero)
 
 
 def _weighted(xs: list[np.ndarray], specs: Specs, out: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:

@@ -62,10 +62,14 @@ def _stored(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def _params(graph: Graph, op: Op) -> dict[str, np.ndarray]:
-    return {
-        role: graph.weight(op) if role == "weight" and op.kind in ("conv", "linear") else graph.constants[name]
-        for role, name in op.params.items()
-    }
+    """Constants by role; a weight decoded, or the parts of a layer that has none."""
+    roles: dict[str, np.ndarray] = {}
+    for role, name in op.params.items():
+        if role == "weight" and op.kind in ("conv", "linear"):
+            roles |= {role: graph.weight(op)} if op.format.linear else graph.weight_parts(op)
+        else:
+            roles[role] = graph.constants[name]
+    return roles
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -117,7 +121,7 @@ def _conv(xs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:
     k, r, s, c = weight.shape
     x = _padded(xs[0], attrs["pad"], 0.0)
     y: Any = 0.0
-    for i, j, tap in _taps(x, (r, s), attrs["stride"], attrs["dilation"]):
+    for i, j, tap in taps(x, (r, s), attrs["stride"], attrs["dilation"]):
         if groups == 1:
             y = y + tap @ weight[:, i, j].T
         else:
@@ -141,7 +145,7 @@ def _padded(x: np.ndarray, pad: tuple[int, int, int, int], value: float) -> np.n
     return np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=value)
 
 
-def _taps(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> list:
+def taps(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> list:
     """(i, j, x seen by kernel position i, j at every output: (n, p, q, c)) for a padded x; only whole windows."""
     spans = [[d * (taps - 1) + 1 for d, taps in zip(dilation, kernel)][axis] for axis in (0, 1)]
     rows, cols = (x.shape[1 + axis] - spans[axis] + 1 for axis in (0, 1))
@@ -154,7 +158,7 @@ def _taps(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int], dilat
 def _max_pool(xs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:
     """Maximum over each window; a padded position is −∞."""
     x = _padded(xs[0], attrs["pad"], -np.inf)
-    return np.max([tap for _, _, tap in _taps(x, attrs["kernel"], attrs["stride"])], axis=0)
+    return np.max([tap for _, _, tap in taps(x, attrs["kernel"], attrs["stride"])], axis=0)
 
 
 def _avg_pool(xs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:
@@ -165,8 +169,8 @@ def _avg_pool(xs: Arrays, attrs: Attrs, params: Params) -> np.ndarray:
     """
     counted = np.pad(np.ones((1, *xs[0].shape[1:3], 1)), _image_pads(attrs["count_pad"]), constant_values=1.0)
     rest = [pad - count for pad, count in zip(attrs["pad"], attrs["count_pad"])]
-    total = _taps(_padded(xs[0], attrs["pad"], 0.0), attrs["kernel"], attrs["stride"])
-    count = _taps(np.pad(counted, _image_pads(rest)), attrs["kernel"], attrs["stride"])
+    total = taps(_padded(xs[0], attrs["pad"], 0.0), attrs["kernel"], attrs["stride"])
+    count = taps(np.pad(counted, _image_pads(rest)), attrs["kernel"], attrs["stride"])
     return np.sum([t for _, _, t in total], axis=0) / np.sum([t for _, _, t in count], axis=0)
 
 

@@ -222,8 +222,10 @@ class Session:
         parts = {role: self.graph.constants[name] for role, name in op.params.items() if not (role == "weight" and op.kind in _WEIGHTED)}
         if op.kind not in _WEIGHTED:
             return parts, (0, 0)
-        if fmt == "dense":
+        if fmt == "dense" and op.format.linear:
             return {**parts, "weight": np.ascontiguousarray(self.graph.weight(op))}, (0, 0)
+        if not op.format.linear:
+            return ({**parts, **self.graph.weight_parts(op)}, (0, 0)) if fmt == op.format.kind else None
         if isinstance(op.format, NM) and fmt == "nm":
             encoded = self.graph.weight_parts(op)
             positions = op.format.positions(encoded, weight_shape(self.graph, op), op.name)

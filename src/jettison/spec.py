@@ -384,8 +384,9 @@ def _check_weight(graph: Graph, op: Op, name: str) -> set[str]:
         parts = graph.weight_parts(op)
     except KeyError:
         raise GraphError(f"{op.name}: constant {name!r} is missing") from None
-    weight = op.format.decode(parts, shape, op.name)  # checks types, sizes and index ranges
-    _need_graph(weight.dtype == ELEMENTS[op.element], f"{op.name}: weights are {weight.dtype}, the op says {op.element}")
+    dtype = op.format.verify(parts, shape, op.name)  # types, sizes and index ranges
+    _need_graph(dtype == ELEMENTS[op.element], f"{op.name}: weights are {dtype}, the op says {op.element}")
+    _need_graph(op.format.linear or op.attrs.get("groups", 1) == 1, f"{op.name}: {op.format} of a grouped convolution is not known")
     if op.format.kind == "dense":
         return {name}
     if not parts:

@@ -1,6 +1,6 @@
 """Weight formats: what a method produces, a file stores and a kernel consumes.
 
-A format is a frozen dataclass with a `kind` and the five verbs of `Format`. Weights are seen
+A format is a frozen dataclass with a `kind` and the verbs of `Format`. Weights are seen
 as **(k, r, s, c)** arrays: output channels, kernel rows, kernel columns, input channels of
 one group, channels innermost. A linear layer is (k, 1, 1, c).
 
@@ -20,9 +20,10 @@ from ..errors import FormatError, PatternError
 from .cost import Cost
 from .dense import Dense
 from .element import ELEMENTS
+from .lut import Lut
 from .nm import NM
 
-__all__ = ["ELEMENTS", "FORMATS", "NM", "Cost", "Dense", "Format", "from_json", "parse", "to_json"]
+__all__ = ["ELEMENTS", "FORMATS", "NM", "Cost", "Dense", "Format", "Lut", "from_json", "parse", "to_json"]
 
 
 @runtime_checkable
@@ -30,6 +31,7 @@ class Format(Protocol):
     """The contract of every format. `w` is a float32 or int8 array of shape (k, r, s, c)."""
 
     kind: ClassVar[str]
+    linear: ClassVar[bool]  # False: the layer is no product with weights, so there is nothing to encode, decode or satisfy
 
     def check(self, shape: tuple[int, ...], where: str) -> None:
         """Raise FormatError naming `where` unless weights of this (k, r, s, c) can have the format."""
@@ -47,24 +49,31 @@ class Format(Protocol):
         """The (k, r, s, c) weights; checks every part first (files are untrusted)."""
         ...
 
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        """The type of the stored numbers, after checking every part (files are untrusted). Errors: FormatError."""
+        ...
+
     def density(self, shape: tuple[int, ...]) -> float:
-        """Kept weights over all weights."""
+        """Multiply-adds, or look-ups, over the multiply-adds of dense weights."""
         ...
 
 
 FORMATS: dict[str, type] = {
     "dense": Dense,
     "nm": NM,
+    "lut": Lut,
 }
 
 
 def parse(text: str) -> Format:
-    """`"dense"` or `"N:M"` as typed on the command line. Errors: PatternError."""
+    """`"dense"`, `"N:M"` or `"lutV"` as typed on the command line. Errors: PatternError."""
     if text == "dense":
         return Dense()
+    if text.startswith("lut"):
+        return Lut.parse(text)
     if ":" in text:
         return NM.parse(text)
-    raise PatternError(f"pattern {text!r} is not known; write 'dense' or 'N:M', for example '1:4'")
+    raise PatternError(f"pattern {text!r} is not known; write 'dense' or 'N:M', for example '1:4', or 'lutV', for example 'lut9'")
 
 
 def to_json(fmt: Format) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Dense:
     """One part, `weight`, float32 or int8 (k, r, s, c)."""
 
     kind: ClassVar[str] = "dense"
+    linear: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "dense"
@@ -38,6 +39,9 @@ class Dense:
             got = {k: (v.shape, str(v.dtype)) for k, v in parts.items()}
             raise FormatError(f"{where}: dense needs one float32 or int8 part 'weight' of shape {tuple(shape)}, got {got}")
         return w
+
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        return self.decode(parts, shape, where).dtype
 
     def density(self, shape: tuple[int, ...]) -> float:
         return 1.0

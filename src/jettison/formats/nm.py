@@ -30,6 +30,7 @@ class NM:
     n: int
     m: int
     kind: ClassVar[str] = "nm"
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, v in (("N", self.n), ("M", self.m)):
@@ -112,6 +113,9 @@ class NM:
         w = np.zeros((int(np.prod(shape)) // self.m, self.m), parts["values"].dtype)
         np.put_along_axis(w, pos.astype(np.int64), parts["values"].reshape(-1, self.n), axis=1)
         return w.reshape(shape)
+
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        return self.decode(parts, shape, where).dtype
 
     def density(self, shape: tuple[int, ...]) -> float:
         return self.n / self.m

@@ -1,0 +1,253 @@
+// Convolution and linear layers by table look-up, groups = 1: u8 inputs, hash trees, int8 tables, exact int32 sums.
+//
+// A hash tree asks for four bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
+// turned once into planes, one per channel, in which neighbouring output pixels find the same tap in neighbouring bytes.
+//
+//   plane[phase][channel][slot]      slot = Y·pitch + X of the padded input at rows Y·stride + phase_y, columns X·stride + phase_x
+//   output pixel (y, x) at tap (dy, dx) reads slot (y·pitch + x) + ⌊dy / stride⌋·pitch + ⌊dx / stride⌋ of the tap's phase
+//
+// So kRows consecutive slots are kRows output pixels for one load. Rows stand pitch apart, a little more than q: the few
+// rows of a tile that are no pixel are computed and dropped. What pads a row on the right pads the next one on the left.
+//
+//   job:    some tiles of kRows slots of one image × a range of output channels: fill planes, then per tile encode all
+//           codebooks and look up all channels
+//   packed: head | splits: byte offset into the planes int32 [step·kStep][4] | trees [step·kStep][64]
+//           | tables [block of kOutputs channels][step][kOutputs][kStep·16]; codebooks past C hold zeros
+#include "../conv_i8.h"
+#include "../vec_lut.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+namespace {
+
+constexpr int64_t kBlock = 16;       // channels transposed at once; output channels are cut at multiples of it
+constexpr int64_t kMostTiles = 8;    // of a job: their planes stay in the second-level cache
+constexpr int64_t kFewJobs = 8;      // fewer are cut across their channels too
+constexpr int64_t kLeastWidth = 64;  // channels for which encoding again is worth it
+
+// The padded input as planes, and its cut into tiles. Everything but the number of images.
+struct Planes {
+  int64_t width, pitch;          // output columns, slots from one output row to the next
+  int64_t phases_y, phases_x;    // input rows and columns of one stride that the kernel reaches
+  int64_t channels;              // rounded up
+  int64_t slots, stride;         // of one job's plane; bytes from one to the next
+  int64_t tiles, tiles_per_job;  // of an image
+  bool flat;                     // pixel to pixel: the image is one long row
+
+  int64_t jobs() const { return ceil_div(tiles, tiles_per_job); }
+  int64_t bytes() const { return phases_y * phases_x * channels * stride; }
+};
+
+// Phases that the taps 0, dilation, 2·dilation … fall on.
+int64_t phases(int64_t taps, int64_t stride, int64_t dilation) { return taps == 1 || dilation % stride == 0 ? 1 : stride; }
+
+Planes planes_of(const Problem& a) {
+  Planes o{};
+  o.flat = a.r == 1 && a.s == 1 && a.stride_h == 1 && a.stride_w == 1 && !a.pad_t && !a.pad_l && !a.pad_b && !a.pad_r;
+  const int64_t reach_y = (a.r - 1) * a.dilation_h / a.stride_h, reach_x = (a.s - 1) * a.dilation_w / a.stride_w;
+  const int64_t shared = a.stride_w == 1 ? min64(reach_x, min64(a.pad_l, a.pad_r)) : 0;
+  o.width = o.flat ? a.p * a.q : a.q;
+  o.pitch = o.flat ? o.width : a.q + reach_x - shared;
+  o.phases_y = phases(a.r, a.stride_h, a.dilation_h);
+  o.phases_x = phases(a.s, a.stride_w, a.dilation_w);
+  o.channels = ceil_div(a.c, kBlock) * kBlock;
+  o.tiles = ceil_div(o.flat ? o.width : (a.p - 1) * o.pitch + a.q, kRows);
+  o.tiles_per_job = max64(1, min64(kMostTiles, o.tiles / 8));
+  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + reach_x, kBlock) * kBlock;
+  o.stride = (ceil_div(o.slots, 64) | 1) * 64;  // odd, so that the channels of a block do not meet in one cache set
+  return o;
+}
+
+// (C, levels)
+const Constant* splits_of(const Constants& c) {
+  for (int i = 0; i < c.count; ++i)
+    if (!std::strcmp(c.items[i].role, "splits")) return c.items + i;
+  return nullptr;
+}
+
+int64_t codebooks(const Constants& c) { return splits_of(c)->d[0]; }
+
+struct Layout {
+  Head head;
+  int64_t steps, splits, trees, tables, bytes;  // places of the parts
+};
+
+Layout layout(const Problem& a, int64_t count) {
+  Layout o;
+  o.head = head(a, kBlock);
+  o.steps = ceil_div(count, kStep);
+  o.splits = o.head.bytes + 64;  // the count comes first
+  o.trees = o.splits + align64(o.steps * kStep * kLevels * 4);
+  o.tables = o.trees + o.steps * kStep * kTreeBytes;
+  o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * kStep * kEntries);
+  return o;
+}
+
+bool accepts(const Problem& a, const Constants& c) {
+  const Constant* splits = splits_of(c);
+  return a.groups == 1 && splits && splits->rank == 2 && splits->d[1] == kLevels && c.find("thresholds") && c.find("tables") &&
+         has_head(c) && planes_of(a).bytes() < 1 << 30;
+}
+
+int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, codebooks(c)).bytes; }
+
+int32_t offset_of(const Problem& a, const Planes& p, int32_t split) {
+  const int64_t channel = split % a.c, tap = split / a.c;
+  const int64_t dy = tap / a.s * a.dilation_h, dx = tap % a.s * a.dilation_w;
+  const int64_t phase = dy % a.stride_h * p.phases_x + dx % a.stride_w;
+  return (int32_t)((phase * p.channels + channel) * p.stride + dy / a.stride_h * p.pitch + dx / a.stride_w);
+}
+
+void pack(const Problem& a, const Constants& c, void* out) {
+  const int64_t count = codebooks(c);
+  const Layout at = layout(a, count);
+  const Planes p = planes_of(a);
+  uint8_t* packed = (uint8_t*)out;
+  std::memset(packed, 0, at.bytes);
+  pack_head(a, c, at.head, packed);
+  int32_t* bias = (int32_t*)(packed + at.head.padding_bytes);
+  for (int64_t o = 0; o < a.k; ++o) bias[o] -= (int32_t)(at.steps * kStep * kEntryOffset);
+  std::memcpy(packed + at.head.bytes, &at.steps, sizeof at.steps);
+  const int32_t* splits = (const int32_t*)c.find("splits");
+  const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
+  for (int64_t i = 0; i < count; ++i)
+    for (int level = 0; level < kLevels; ++level) {
+      ((int32_t*)(packed + at.splits))[i * kLevels + level] = offset_of(a, p, splits[i * kLevels + level]);
+      std::memcpy(packed + at.trees + i * kTreeBytes + 16 * level, thresholds + i * 15 + (1 << level) - 1, 1 << level);
+    }
+  const int8_t* tables = (const int8_t*)c.find("tables");
+  for (int64_t o = 0; o < ceil_div(a.k, kOutputs) * kOutputs; ++o)
+    for (int64_t i = 0; i < at.steps * kStep; ++i) {
+      uint8_t* to =
+          packed + at.tables + ((o / kOutputs * at.steps + i / kStep) * kOutputs + o % kOutputs) * kStep * kEntries + i % kStep * kEntries;
+      for (int e = 0; e < kEntries; ++e)
+        to[e] = (uint8_t)((o < a.k && i < count ? tables[(o * count + i) * kEntries + e] : 0) + kEntryOffset);
+    }
+}
+
+// What a thread needs while it runs a job.
+struct Workspace {
+  const uint8_t** sources;  // of every slot of one phase
+  uint8_t* planes;
+  uint8_t* codes;
+  int32_t* sums;   // W output channels of one tile
+  int32_t* pixel;  // of every slot of a tile, −1: none
+  int64_t bytes;
+};
+
+// Codebooks are at most one per input: v ≥ 1.
+Workspace workspace(const Problem& a, const Planes& p, void* memory) {
+  Workspace w;
+  char* at = (char*)memory;
+  const auto take = [&at](int64_t bytes) {
+    char* const start = at;
+    at += align64(bytes);
+    return start;
+  };
+  w.sources = (const uint8_t**)take(p.slots * 8);
+  w.planes = (uint8_t*)take(p.bytes());
+  w.codes = (uint8_t*)take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
+  w.sums = (int32_t*)take(W * kRows * 4);
+  w.pixel = (int32_t*)take(kRows * 4);
+  w.bytes = at - (char*)memory;
+  return w;
+}
+
+int64_t workspace_bytes(const Problem& a) { return workspace(a, planes_of(a), nullptr).bytes; }
+
+int64_t channel_parts(const Problem& a, const Planes& p) { return max64(1, min64(ceil_div(kFewJobs, a.n * p.jobs()), a.k / kLeastWidth)); }
+
+int64_t jobs(const Problem& a) {
+  const Planes p = planes_of(a);
+  return a.n * p.jobs() * channel_parts(a, p);
+}
+
+// Where the slots from `first` on of one phase find their pixel.
+void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, int64_t phase,
+                  const uint8_t** sources) {
+  if (p.flat) {
+    for (int64_t i = 0; i < p.slots; ++i) sources[i] = first + i < p.width ? image + (first + i) * a.c : padding;
+    return;
+  }
+  int64_t row = first / p.pitch, column = first % p.pitch;
+  for (int64_t i = 0; i < p.slots; ++i) {
+    const int64_t y = row * a.stride_h + phase / p.phases_x - a.pad_t, x = column * a.stride_w + phase % p.phases_x - a.pad_l;
+    const bool in = (uint64_t)y < (uint64_t)a.h && (uint64_t)x < (uint64_t)a.w;
+    sources[i] = in ? image + (y * a.w + x) * a.c : padding;
+    if (++column == p.pitch) column = 0, ++row;
+  }
+}
+
+void fill_planes(const Problem& a, const Planes& p, const BlockI8& b, int64_t first, const Workspace& w) {
+  for (int64_t phase = 0; phase < p.phases_y * p.phases_x; ++phase) {
+    find_sources(a, p, b.image, b.padding, first, phase, w.sources);
+    for (int64_t i = 0; i < p.slots; i += kBlock)
+      for (int64_t c = 0; c < a.c; c += kBlock)
+        transpose_bytes(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
+  }
+}
+
+// The output pixel of every slot of the tile that starts at `first`; all of them below `last`.
+void find_pixels(const Problem& a, const Planes& p, int64_t first, int32_t* pixel) {
+  for (int64_t i = 0; i < kRows; ++i) {
+    const int64_t slot = first + row_of(i), row = slot / p.pitch, column = slot % p.pitch;
+    pixel[i] = column < p.width && (p.flat ? row == 0 : row < a.p) ? (int32_t)(row * p.width + column) : -1;
+  }
+}
+
+// The sums of W output channels, turned so that the channels of a pixel stand together, and the epilogue.
+void finish_tile(const Problem& a, const BlockI8& b, const Workspace& w) {
+  for (int64_t i = 0; i < kRows; i += W) {
+    i32v x[W];
+    for (int o = 0; o < W; ++o) x[o] = load_i32(w.sums + o * kRows + i);
+    transpose(x);
+    for (int j = 0; j < W; ++j) {
+      i32v acc[1][1] = {{x[j]}};
+      if (w.pixel[i + j] >= 0) finish_i8<1, 1>(a, b, acc, w.pixel[i + j]);
+    }
+  }
+}
+
+void run(const Call& call, int64_t job) {
+  const Problem& a = *call.problem;
+  const Planes p = planes_of(a);
+  const int64_t parts = channel_parts(a, p), image = job / parts / p.jobs(), group = job / parts % p.jobs();
+  const Range blocks = range(ceil_div(a.k, kBlock), parts, job % parts);
+  const uint8_t* packed = (const uint8_t*)call.packed;
+  int64_t steps;
+  std::memcpy(&steps, packed + head(a, kBlock).bytes, sizeof steps);
+  const Layout at = layout(a, steps * kStep);
+  const Workspace w = workspace(a, p, call.workspace);
+  const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
+  const int32_t* splits = (const int32_t*)(packed + at.splits);
+  fill_planes(a, p, block_i8(call, at.head, {image, 0, 0, 0}, kBlock), first * kRows, w);
+  for (int64_t tile = first; tile < last; ++tile) {
+    find_pixels(a, p, tile * kRows, w.pixel);
+    for (int64_t i = 0; i < steps; ++i)
+      encode(w.planes + (tile - first) * kRows, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
+             w.codes + i * kStep * kRows);
+    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W) {
+      const BlockI8 b = block_i8(call, at.head, {image, 0, 0, o / W}, W);
+      for (int64_t i = 0; i < W && o + i < a.k; i += kOutputs)
+        look_up(w.codes, packed + at.tables + (o + i) * steps * kStep * kEntries, steps, b.bias + i, w.sums + i * kRows);
+      finish_tile(a, b, w);
+    }
+  }
+}
+
+// Per tile and codebook: a tree, and kRows look-ups for every output channel. Measured.
+double cost(const Problem& a, const Constants& c) {
+  const Planes p = planes_of(a);
+  const double tiles = (double)a.n * p.tiles, count = (double)ceil_div(codebooks(c), kStep) * kStep;
+  const double per_look_up = kIsa == Isa::avx512 ? 0.8 : kIsa == Isa::avx2 ? 1.0 : 12.0;
+  const double per_tree = kIsa == Isa::scalar ? 64.0 : 8.0;
+  return tiles * (count * (per_tree + a.k * per_look_up) + 0.15 * kRows * a.k + 0.1 * kRows * a.c) + (double)count * kEntries * a.k / 8;
+}
+
+}  // namespace
+
+extern const Kernel lut;
+const Kernel lut = {"lut", "conv", "lut", kIsa, accepts, packed_bytes, pack, workspace_bytes, jobs, run, cost, Element::u8};
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison

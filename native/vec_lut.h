@@ -1,0 +1,223 @@
+// Table look-up for one instruction set: kRows rows (output pixels) side by side, one byte each.
+//
+//   encode     kStep codebooks: the leaf of every row in each hash tree                → codes
+//   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → int32 sums
+//
+// Without the byte permute a table of 16 bytes is one register and `vpshufb` looks up one codebook. Sums of bytes are
+// then taken in 16 bits, exactly: A += v and O += v >> 8 as words hold all bytes and the odd ones; the even ones are
+// A − (O << 8). Bytes are unsigned for it (entry + 128, taken back through the bias), so 256 of them fit.
+//
+// AVX-512 looks up four codebooks at once: `vpermb` takes 64 bytes as four tables and a code with 16·j added as an index;
+// the four bytes of a row stand together, so `vpdpbusd` with ones adds them to the row's sum. Two instructions for 64
+// look-ups where words take four. Bringing four codebooks' bytes together leaves the rows in another order: `row_of`.
+#pragma once
+#include "vec_i8.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+namespace vec {
+
+constexpr int kOutputs = 4;     // of one look_up
+constexpr int kEntries = 16;    // prototypes of a table
+constexpr int kLevels = 4;      // of a tree
+constexpr int kTreeBytes = 64;  // packed thresholds of a codebook: 16 bytes for each level, the first 2^level are used
+
+#if defined(JETTISON_AVX512)
+
+constexpr int kRows = 64;
+constexpr int kStep = 4;
+constexpr int kEntryOffset = 0;  // added to every entry
+
+JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 / 4 * 16 + slot / 16 * 4 + slot % 4; }
+
+JT_INLINE __m512i table_of(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p)); }
+
+JT_INLINE __m512i leaves(const uint8_t* planes, const int32_t* splits, const uint8_t* tree) {
+  __m512i code = _mm512_setzero_si512();
+  for (int level = 0; level < kLevels; ++level) {
+    const __m512i threshold = _mm512_shuffle_epi8(table_of(tree + 16 * level), code);
+    const __mmask64 right = _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(planes + splits[level]), threshold);
+    code = _mm512_mask_add_epi8(code, right, code, _mm512_set1_epi8((char)(1 << level)));
+  }
+  return code;
+}
+
+JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* trees, uint8_t* codes) {
+  __m512i x[4];
+  for (int j = 0; j < 4; ++j)
+    x[j] = _mm512_or_si512(leaves(planes, splits + j * kLevels, trees + j * kTreeBytes), _mm512_set1_epi8((char)(16 * j)));
+  const __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
+  const __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
+  _mm512_storeu_si512(codes, _mm512_unpacklo_epi16(ab, cd));
+  _mm512_storeu_si512(codes + 64, _mm512_unpackhi_epi16(ab, cd));
+  _mm512_storeu_si512(codes + 128, _mm512_unpacklo_epi16(AB, CD));
+  _mm512_storeu_si512(codes + 192, _mm512_unpackhi_epi16(AB, CD));
+}
+
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i acc[kOutputs][4];
+  for (int o = 0; o < kOutputs; ++o)
+    for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_set1_epi32(bias[o]);
+  for (int64_t i = 0; i < steps; ++i, codes += 256) {
+    __m512i code[4];
+    for (int g = 0; g < 4; ++g) code[g] = _mm512_loadu_si512(codes + 64 * g);
+    for (int o = 0; o < kOutputs; ++o, tables += 64) {
+      const __m512i table = _mm512_loadu_si512(tables);
+      for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_dpbusd_epi32(acc[o][g], ones, _mm512_permutexvar_epi8(code[g], table));
+    }
+  }
+  for (int o = 0; o < kOutputs; ++o)
+    for (int g = 0; g < 4; ++g) _mm512_storeu_si512(sums + o * kRows + g * 16, acc[o][g]);
+}
+
+// x[i] lane j becomes x[j] lane i.
+JT_INLINE void transpose(i32v (&x)[16]) {
+  __m512i y[16];
+  for (int i = 0; i < 16; i += 2) y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]), y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
+      x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
+    }
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 4; ++j) {
+      y[i + j] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0x88);
+      y[i + j + 4] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0xdd);
+    }
+  for (int j = 0; j < 8; ++j) {
+    x[j] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0x88);
+    x[j + 8] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0xdd);
+  }
+}
+
+#elif defined(JETTISON_AVX2)
+
+constexpr int kRows = 32;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 128;
+
+JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 * 2 + slot / 16; }
+
+JT_INLINE __m256i table_of(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
+
+JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* tree, uint8_t* codes) {
+  __m256i code = _mm256_setzero_si256();
+  for (int level = 0; level < kLevels; ++level) {
+    const __m256i threshold = _mm256_shuffle_epi8(table_of(tree + 16 * level), code);
+    const __m256i x = _mm256_loadu_si256((const __m256i*)(planes + splits[level]));
+    const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(x, threshold), x);
+    code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
+  }
+  _mm256_storeu_si256((__m256i*)codes, code);
+}
+
+JT_INLINE void widen(int32_t* sums, __m256i words) {
+  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words)),
+                high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1));
+  __m256i* p = (__m256i*)sums;
+  _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), low));
+  _mm256_storeu_si256(p + 1, _mm256_add_epi32(_mm256_loadu_si256(p + 1), high));
+}
+
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
+  for (int o = 0; o < kOutputs; ++o)
+    for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
+  while (steps > 0) {
+    __m256i all[kOutputs], odd[kOutputs];
+    for (int o = 0; o < kOutputs; ++o) all[o] = odd[o] = _mm256_setzero_si256();
+    const int64_t some = steps < 256 ? steps : 256;
+    for (int64_t i = 0; i < some; ++i, codes += kRows) {
+      const __m256i code = _mm256_loadu_si256((const __m256i*)codes);
+      for (int o = 0; o < kOutputs; ++o, tables += kEntries) {
+        const __m256i v = _mm256_shuffle_epi8(table_of(tables), code);
+        all[o] = _mm256_add_epi16(all[o], v);
+        odd[o] = _mm256_add_epi16(odd[o], _mm256_srli_epi16(v, 8));
+      }
+    }
+    for (int o = 0; o < kOutputs; ++o) {
+      widen(sums + o * kRows, _mm256_sub_epi16(all[o], _mm256_slli_epi16(odd[o], 8)));
+      widen(sums + o * kRows + 16, odd[o]);
+    }
+    steps -= some;
+  }
+}
+
+JT_INLINE void transpose(i32v (&x)[8]) {
+  __m256i y[8];
+  for (int i = 0; i < 8; i += 2) y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]), y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      x[i + 2 * j] = _mm256_unpacklo_epi64(y[i + j], y[i + j + 2]);
+      x[i + 2 * j + 1] = _mm256_unpackhi_epi64(y[i + j], y[i + j + 2]);
+    }
+  for (int j = 0; j < 4; ++j) y[j] = x[j], y[j + 4] = x[j + 4];
+  for (int j = 0; j < 4; ++j) {
+    x[j] = _mm256_permute2x128_si256(y[j], y[j + 4], 0x20);
+    x[j + 4] = _mm256_permute2x128_si256(y[j], y[j + 4], 0x31);
+  }
+}
+
+#else
+
+constexpr int kRows = 16;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 0;
+
+JT_INLINE int64_t row_of(int64_t slot) { return slot; }
+
+JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* tree, uint8_t* codes) {
+  for (int i = 0; i < kRows; ++i) {
+    int code = 0;
+    for (int level = 0; level < kLevels; ++level) code |= (planes[splits[level] + i] > tree[16 * level + code]) << level;
+    codes[i] = (uint8_t)code;
+  }
+}
+
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
+  for (int o = 0; o < kOutputs; ++o)
+    for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
+  for (int64_t step = 0; step < steps; ++step, codes += kRows)
+    for (int o = 0; o < kOutputs; ++o, tables += kEntries)
+      for (int i = 0; i < kRows; ++i) sums[o * kRows + i] += ((const int8_t*)tables)[codes[i]];
+}
+
+JT_INLINE void transpose(i32v (&x)[4]) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < i; ++j) {
+      const int32_t t = x[i][j];
+      x[i][j] = x[j][i], x[j][i] = t;
+    }
+}
+
+#endif
+
+// out[channel · stride + pixel] = in[pixel][channel] for 16 pixels and 16 channels.
+#if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
+
+JT_INLINE void transpose_bytes(const uint8_t* const* in, int64_t channel, uint8_t* out, int64_t stride) {
+  __m128i x[16], y[16];
+  for (int i = 0; i < 16; ++i) x[i] = _mm_loadu_si128((const __m128i*)(in[i] + channel));
+  // four rounds of: first half beside second half, byte by byte
+  const auto round = [](const __m128i* from, __m128i* to) {
+    for (int i = 0; i < 8; ++i) {
+      to[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
+      to[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
+    }
+  };
+  round(x, y), round(y, x), round(x, y), round(y, x);
+  for (int i = 0; i < 16; ++i) _mm_storeu_si128((__m128i*)(out + i * stride), x[i]);
+}
+
+#else
+
+JT_INLINE void transpose_bytes(const uint8_t* const* in, int64_t channel, uint8_t* out, int64_t stride) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) out[j * stride + i] = in[i][channel + j];
+}
+
+#endif
+
+}  // namespace vec
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison

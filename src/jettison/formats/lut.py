@@ -1,0 +1,124 @@
+"""Lut: a layer without weights. Codebooks of K prototypes replace inputs, tables replace products.
+
+    x ∈ u8^D      one row of the im2col matrix, D = r·s·c, ordered (r, s, c); padding holds the zero point
+    C = ⌈D / v⌉   codebooks; each stands for v inputs
+    code[j]       the leaf, 0 … K − 1, that x reaches in the hash tree of codebook j
+    acc[k]        Σ_j tables[k, j, code[j]]
+
+The tree of a codebook has L = log2 K levels. Level l asks one input, splits[j, l], an index into the D inputs, and has
+2^l thresholds; those of all levels stand one after the other, level l from 2^l − 1 on:
+
+    bit_l = x[splits[j, l]] > thresholds[j, 2^l − 1 + Σ_{i<l} bit_i·2^i],    code = Σ_l bit_l·2^l
+
+A split may lie anywhere in the D inputs. `splits` int32 (C, L), `thresholds` u8 (C, K − 1), `tables` int8 (k, C, K).
+
+Sources: product quantisation, Jégou et al. 2011; hash trees instead of nearest prototypes, Blalock & Guttag 2021
+(MADDNESS, arXiv 2106.10860), section 4.1; convolutions by table look-up, Gupta et al. 2024 (TabConv, arXiv 2404.05872).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import FormatError, PatternError
+
+V_MAX = 256
+PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256)
+FAST_PROTOTYPES = 16  # one table of bytes is one shuffle register: what the native kernels take
+_TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Lut:
+    """v inputs per codebook, 1 ≤ v ≤ 256; prototypes a power of two up to 256. Errors: PatternError."""
+
+    v: int
+    prototypes: int = FAST_PROTOTYPES
+    kind: ClassVar[str] = "lut"
+    linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
+            raise PatternError(f"table look-up: v, the inputs per codebook, must be 1 to {V_MAX}, got {self.v!r}; for example lut9")
+        if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
+            raise PatternError(f"table look-up: prototypes must be one of {', '.join(map(str, PROTOTYPES))}, got {self.prototypes!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Lut:
+        """`lut9`: 9 inputs per codebook, 16 prototypes; `lut9x32`: 32 of them."""
+        found = _TEXT.fullmatch(text)
+        if not found:
+            raise PatternError(f"pattern {text!r} is not lutV or lutVxK with whole numbers; for example 'lut9'")
+        return cls(int(found[1]), int(found[2] or FAST_PROTOTYPES))
+
+    def __str__(self) -> str:
+        return f"lut{self.v}" + ("" if self.prototypes == FAST_PROTOTYPES else f"x{self.prototypes}")
+
+    @property
+    def levels(self) -> int:
+        """log2 K."""
+        return self.prototypes.bit_length() - 1
+
+    def codebooks(self, shape: tuple[int, ...]) -> int:
+        """⌈r·s·c / v⌉; the last codebook may stand for fewer inputs."""
+        return -(-prod(shape[1:]) // self.v)
+
+    def check(self, shape: tuple[int, ...], where: str) -> None:
+        if len(shape) != 4:
+            raise FormatError(f"{where}: weights must be (k, r, s, c), got shape {shape}")
+
+    def satisfied(self, w: np.ndarray) -> bool:
+        return False
+
+    def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
+        raise FormatError(f"{where}: tables cannot be made from weights alone, they are fitted to images: jettison.tabconv.fit")
+
+    def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
+        raise FormatError(f"{where}: a table look-up has no weights; other engines cannot run it: take the file it was made from")
+
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        self.check(shape, where)
+        count, depth = self.codebooks(shape), prod(shape[1:])
+        want = {
+            "splits": (np.dtype(np.int32), (count, self.levels)),
+            "thresholds": (np.dtype(np.uint8), (count, self.prototypes - 1)),
+            "tables": (np.dtype(np.int8), (shape[0], count, self.prototypes)),
+        }
+        if set(parts) != set(want):
+            raise FormatError(f"{where}: {self} needs parts {', '.join(want)}, got {sorted(parts)}")
+        for name, (dtype, size) in want.items():
+            got = parts[name]
+            if got.dtype != dtype or got.shape != size:
+                raise FormatError(f"{where}: '{name}' must be {dtype} {size}, got {got.dtype} {got.shape}")
+        splits = parts["splits"]
+        if splits.min(initial=0) < 0 or splits.max(initial=0) >= depth:
+            raise FormatError(f"{where}: 'splits' must name inputs 0 to {depth - 1}; the file is damaged")
+        return parts["tables"].dtype
+
+    def density(self, shape: tuple[int, ...]) -> float:
+        """Look-ups over multiply-adds, C / D."""
+        return self.codebooks(shape) / prod(shape[1:])
+
+
+def codes(rows: np.ndarray, splits: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """(n, C) leaves of u8 rows (n, D)."""
+    code = np.zeros((len(rows), len(splits)), np.int64)
+    every = np.arange(len(splits))
+    for level in range(splits.shape[1]):
+        bit = rows[:, splits[:, level]] > thresholds[every, (1 << level) - 1 + code]
+        code += bit.astype(np.int64) << level
+    return code
+
+
+def look_up(code: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """acc[n, k] = Σ_j tables[k, j, code[n, j]], exactly; int64."""
+    acc = np.zeros((len(code), len(tables)), np.int64)
+    for j in range(code.shape[1]):
+        acc += tables[:, j].T[code[:, j]]
+    return acc
