@@ -3,8 +3,8 @@
     python bench/readme_table.py            rewrite them
     python bench/readme_table.py --check    exit 1 if a page differs from the results
 
-Three kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after
-training (it has "summary"), and accuracy in int8 (it has "networks").
+Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
+"summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers").
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
-    tables = {"speed": speed, "accuracy": accuracy, "int8": int8}
+    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut}
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
 
@@ -123,6 +123,22 @@ def int8(results: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(out) if out else ""
+
+
+def lut(results: dict[str, dict[str, Any]]) -> str:
+    """A line for each layer, times in µs."""
+    tables = []
+    for r in (r for r in results.values() if "layers" in r):
+        lines = [
+            f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:\n\n| layer | v | dense int8, median µs (p10 – p90) | table look-up | gain |\n"
+        ]
+        lines.append("|---|---|---|---|---|\n")
+        for row in r["layers"]:
+            layer = f"{row['h']}×{row['w']}, {row['c']} → {row['k']}, {row['r']}×{row['s']}"
+            dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut"))
+            lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {row['ratio']:.2f}× |\n")
+        tables.append("".join(lines))
+    return "\n".join(tables)
 
 
 if __name__ == "__main__":

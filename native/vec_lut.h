@@ -71,6 +71,34 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
     for (int g = 0; g < 4; ++g) _mm512_storeu_si512(sums + o * kRows + g * 16, acc[o][g]);
 }
 
+// Rows of one output channel as bytes, in their order: requantize(float32(sum)·multiplier + float32(r − zero)·ratio), quantized.py.
+// Packing inside each 16 bytes undoes the order of `row_of`. Saturating in 16 bits on the way changes no clamped byte.
+struct RowEpilogue {
+  __m512i zero, low, high;  // of the output; zero as words, the bounds as bytes
+  __m512i residual_zero;
+  f32v ratio;
+};
+
+template <bool Residual>
+JT_INLINE __m512i requantize_rows(const RowEpilogue& e, const int32_t* sums, float multiplier, const uint8_t* residual) {
+  const f32v m = set1(multiplier), large = set1(65536.0f);  // beyond int32 vpcvtps2dq would turn the sign
+  __m512i x[4];
+  if (Residual) {
+    const __m512i r = _mm512_loadu_si512(residual), none = _mm512_setzero_si512();
+    const __m512i lower = _mm512_unpacklo_epi8(r, none), upper = _mm512_unpackhi_epi8(r, none);
+    x[0] = _mm512_unpacklo_epi16(lower, none), x[1] = _mm512_unpackhi_epi16(lower, none);
+    x[2] = _mm512_unpacklo_epi16(upper, none), x[3] = _mm512_unpackhi_epi16(upper, none);
+  }
+  for (int g = 0; g < 4; ++g) {
+    f32v t = mul(to_float(load_i32(sums + g * 16)), m);
+    if (Residual) t = add(t, mul(to_float(sub(x[g], e.residual_zero)), e.ratio));
+    x[g] = round_to_i32(min(t, large));
+  }
+  const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(x[0], x[1]), e.zero);
+  const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(x[2], x[3]), e.zero);
+  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(lower, upper), e.low), e.high);
+}
+
 // x[i] lane j becomes x[j] lane i.
 JT_INLINE void transpose(i32v (&x)[16]) {
   __m512i y[16];
@@ -192,28 +220,68 @@ JT_INLINE void transpose(i32v (&x)[4]) {
 
 #endif
 
-// out[channel · stride + pixel] = in[pixel][channel] for 16 pixels and 16 channels.
-#if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
+// Bytes of kRows rows and 16 channels turned: `rows` point to 16 channels each, `columns` hold kRows bytes of one channel each.
+// Four rounds of interleaving the first half with the second, inside each 16 bytes, are the transpose of 16 × 16.
+#if defined(JETTISON_AVX512)
 
-JT_INLINE void transpose_bytes(const uint8_t* const* in, int64_t channel, uint8_t* out, int64_t stride) {
-  __m128i x[16], y[16];
-  for (int i = 0; i < 16; ++i) x[i] = _mm_loadu_si128((const __m128i*)(in[i] + channel));
-  // four rounds of: first half beside second half, byte by byte
-  const auto round = [](const __m128i* from, __m128i* to) {
-    for (int i = 0; i < 8; ++i) {
-      to[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
-      to[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
-    }
-  };
-  round(x, y), round(y, x), round(x, y), round(y, x);
-  for (int i = 0; i < 16; ++i) _mm_storeu_si128((__m128i*)(out + i * stride), x[i]);
+JT_INLINE void interleave(const __m512i (&x)[16], __m512i (&y)[16]) {
+  for (int i = 0; i < 8; ++i) y[2 * i] = _mm512_unpacklo_epi8(x[i], x[i + 8]), y[2 * i + 1] = _mm512_unpackhi_epi8(x[i], x[i + 8]);
+}
+
+JT_INLINE void turn(__m512i (&x)[16]) {
+  __m512i y[16];
+  interleave(x, y), interleave(y, x), interleave(x, y), interleave(y, x);
+}
+
+JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+  __m512i x[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    const auto row = [&](int lane) { return _mm_loadu_si128((const __m128i*)(rows[16 * lane + i] + channel)); };
+    x[i] = _mm512_castsi128_si512(row(0));
+    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0x00f0, row(1));
+    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0x0f00, row(2));
+    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0xf000, row(3));
+  }
+  turn(x);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(columns + i * stride, x[i]);
+}
+
+// store(row, its 16 channels) for every row.
+template <class Store>
+JT_INLINE void columns_to_rows(const uint8_t* columns, const Store& store) {
+  __m512i x[16];
+  for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(columns + i * kRows);
+  turn(x);
+  for (int i = 0; i < 16; ++i) {
+    store(i, _mm512_castsi512_si128(x[i]));
+    store(16 + i, _mm512_extracti32x4_epi32(x[i], 1));
+    store(32 + i, _mm512_extracti32x4_epi32(x[i], 2));
+    store(48 + i, _mm512_extracti32x4_epi32(x[i], 3));
+  }
+}
+
+#elif defined(JETTISON_AVX2)
+
+JT_INLINE void interleave(const __m256i (&x)[16], __m256i (&y)[16]) {
+  for (int i = 0; i < 8; ++i) y[2 * i] = _mm256_unpacklo_epi8(x[i], x[i + 8]), y[2 * i + 1] = _mm256_unpackhi_epi8(x[i], x[i + 8]);
+}
+
+JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+  __m256i x[16], y[16];
+  for (int i = 0; i < 16; ++i) {
+    const auto row = [&](int lane) { return _mm_loadu_si128((const __m128i*)(rows[16 * lane + i] + channel)); };
+    x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(1), 1);
+  }
+  interleave(x, y), interleave(y, x), interleave(x, y), interleave(y, x);
+  for (int i = 0; i < 16; ++i) _mm256_storeu_si256((__m256i*)(columns + i * stride), x[i]);
 }
 
 #else
 
-JT_INLINE void transpose_bytes(const uint8_t* const* in, int64_t channel, uint8_t* out, int64_t stride) {
-  for (int i = 0; i < 16; ++i)
-    for (int j = 0; j < 16; ++j) out[j * stride + i] = in[i][channel + j];
+JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < 16; ++j) columns[j * stride + i] = rows[i][channel + j];
 }
 
 #endif

@@ -19,6 +19,11 @@ RESIDUAL = TensorSpec("r", (1,), "u8", 0.033, 60)
 FLOAT = TensorSpec("y", (1,))
 
 
+def convolutions() -> list[tuple[str, str, str]]:
+    """(name, format, isa) of those with weights; test_lut.py has the rest."""
+    return [row for row in kernels("conv", "u8") if row[1] != "lut"]
+
+
 def output(scale: float = 0.05, zero: int = 100) -> TensorSpec:
     return TensorSpec("y", (1,), "u8", scale, zero)
 
@@ -54,7 +59,7 @@ def same(
 @pytest.mark.parametrize("extreme", [False, True])
 def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
     seen = set()
-    for kernel, fmt, isa in kernels("conv", "u8"):
+    for kernel, fmt, isa in convolutions():
         for name, shape in SHAPES.items():
             for pattern in PATTERNS if fmt == "nm" else PATTERNS[:1]:
                 if (fmt == "nm") != isinstance(pattern, NM) or (isinstance(pattern, NM) and (shape[3] // shape[-1]) % pattern.m):
@@ -64,7 +69,7 @@ def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
                 if accepts(kernel, isa, "conv", inputs, conv_attrs(shape), constants(fmt, params, pattern), types):
                     seen.add((isa, name))
                     same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(shape), params, pattern, name)
-    for isa in {isa for _, _, isa in kernels("conv", "u8")}:
+    for isa in {isa for _, _, isa in convolutions()}:
         missing = [name for name in SHAPES if (isa, name) not in seen]
         assert not missing, f"no {isa} int8 kernel accepts {missing}"
 
@@ -73,7 +78,7 @@ def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("out", [output(), output(0.0004, 0), output(30.0, 255), FLOAT], ids=["u8", "saturated", "coarse", "f32"])
 def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
-    for kernel, fmt, isa in kernels("conv", "u8"):
+    for kernel, fmt, isa in convolutions():
         pattern = NM(1, 4) if fmt == "nm" else Dense()
         shape = SHAPES["depthwise"] if "depthwise" in kernel else SHAPES["groups, odd widths"] if "grouped" in kernel else SHAPES["3x3"]
         inputs, params = layer(shape, pattern, seed=1)
@@ -87,7 +92,7 @@ def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
 
 @pytest.mark.parametrize(("c", "k"), [(64, 10), (512, 1000), (3, 5)])
 def test_linear_to_float_and_u8(c: int, k: int) -> None:
-    for kernel, fmt, isa in kernels("conv", "u8"):
+    for kernel, fmt, isa in convolutions():
         pattern = NM(1, 4) if fmt == "nm" else Dense()
         if "depthwise" in kernel or "grouped" in kernel or (fmt == "nm" and c % 4):
             continue
@@ -108,7 +113,7 @@ def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
         keep = pattern.mask(np.broadcast_to(score, (9, 2, 1, c)).astype(np.float32))
         weight = (rng.integers(-127, 128, keep.shape) * keep).astype(np.int8)
         params = {"weight": weight, "bias": np.zeros(9, np.int32), "multiplier": np.full(9, 1e-3, np.float32)}
-        for kernel, fmt, isa in kernels("conv", "u8"):
+        for kernel, fmt, isa in convolutions():
             if fmt == "nm":
                 same(kernel, fmt, isa, "conv", [x], [X, output()], attrs, params, pattern, where)
 
@@ -148,7 +153,7 @@ def test_depthwise_and_grouped_of_every_width_and_geometry(geometry: tuple) -> N
         attrs = conv_attrs(shape, ("none", "relu", "relu6")[i % 3])
         types = [X, output(0.05, 20)]
         seen = set()
-        for kernel, fmt, isa in kernels("conv", "u8"):
+        for kernel, fmt, isa in convolutions():
             parts = constants("dense", params, None)
             if fmt == "dense" and accepts(kernel, isa, "conv", inputs, attrs, parts, types):
                 seen.add((kernel.removesuffix("_i8"), isa))
@@ -162,6 +167,6 @@ def test_multipliers_that_saturate(multiplier: float) -> None:
     for name in ("3x3", "depthwise", "groups, odd widths"):
         inputs, params = layer(SHAPES[name], Dense(), extreme=True)
         params["multiplier"] = np.full_like(params["multiplier"], multiplier)
-        for kernel, fmt, isa in kernels("conv", "u8"):
+        for kernel, fmt, isa in convolutions():
             if fmt == "dense" and accepts(kernel, isa, "conv", inputs, conv_attrs(SHAPES[name]), (params, (0, 0)), [X, output()]):
                 same(kernel, fmt, isa, "conv", inputs, [X, output()], conv_attrs(SHAPES[name]), params, None, name)

@@ -22,7 +22,7 @@ namespace {
 
 constexpr int64_t kBlock = 16;       // channels transposed at once; output channels are cut at multiples of it
 constexpr int64_t kMostTiles = 8;    // of a job: their planes stay in the second-level cache
-constexpr int64_t kFewJobs = 8;      // fewer are cut across their channels too
+constexpr int64_t kFewJobs = 4;      // fewer are cut across their channels too
 constexpr int64_t kLeastWidth = 64;  // channels for which encoding again is worth it
 
 // The padded input as planes, and its cut into tiles. Everything but the number of images.
@@ -52,8 +52,8 @@ Planes planes_of(const Problem& a) {
   o.phases_x = phases(a.s, a.stride_w, a.dilation_w);
   o.channels = ceil_div(a.c, kBlock) * kBlock;
   o.tiles = ceil_div(o.flat ? o.width : (a.p - 1) * o.pitch + a.q, kRows);
-  o.tiles_per_job = max64(1, min64(kMostTiles, o.tiles / 8));
-  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + reach_x, kBlock) * kBlock;
+  o.tiles_per_job = max64(1, min64(kMostTiles, o.tiles / kFewJobs));
+  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + reach_x, kRows) * kRows;
   o.stride = (ceil_div(o.slots, 64) | 1) * 64;  // odd, so that the channels of a block do not meet in one cache set
   return o;
 }
@@ -130,8 +130,9 @@ struct Workspace {
   const uint8_t** sources;  // of every slot of one phase
   uint8_t* planes;
   uint8_t* codes;
-  int32_t* sums;   // W output channels of one tile
-  int32_t* pixel;  // of every slot of a tile, −1: none
+  int32_t* sums;      // W output channels of one tile
+  uint8_t* finished;  // the same as bytes, and their residuals
+  int32_t* pixel;     // of every slot of a tile, −1: none
   int64_t bytes;
 };
 
@@ -148,6 +149,7 @@ Workspace workspace(const Problem& a, const Planes& p, void* memory) {
   w.planes = (uint8_t*)take(p.bytes());
   w.codes = (uint8_t*)take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
   w.sums = (int32_t*)take(W * kRows * 4);
+  w.finished = (uint8_t*)take(2 * W * kRows);
   w.pixel = (int32_t*)take(kRows * 4);
   w.bytes = at - (char*)memory;
   return w;
@@ -165,47 +167,100 @@ int64_t jobs(const Problem& a) {
 // Where the slots from `first` on of one phase find their pixel.
 void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, int64_t phase,
                   const uint8_t** sources) {
-  if (p.flat) {
-    for (int64_t i = 0; i < p.slots; ++i) sources[i] = first + i < p.width ? image + (first + i) * a.c : padding;
-    return;
-  }
+  const int64_t rows = p.flat ? 1 : a.h, columns = p.flat ? p.width : a.w;
+  const int64_t left = phase % p.phases_x - a.pad_l, top = phase / p.phases_x - a.pad_t;
   int64_t row = first / p.pitch, column = first % p.pitch;
-  for (int64_t i = 0; i < p.slots; ++i) {
-    const int64_t y = row * a.stride_h + phase / p.phases_x - a.pad_t, x = column * a.stride_w + phase % p.phases_x - a.pad_l;
-    const bool in = (uint64_t)y < (uint64_t)a.h && (uint64_t)x < (uint64_t)a.w;
-    sources[i] = in ? image + (y * a.w + x) * a.c : padding;
-    if (++column == p.pitch) column = 0, ++row;
+  for (int64_t i = 0; i < p.slots; ++row, column = 0) {  // row by row; nothing is divided or multiplied inside
+    const int64_t y = row * a.stride_h + top, end = min64(p.slots, i + p.pitch - column);
+    const bool in_rows = (uint64_t)y < (uint64_t)rows;
+    const uint8_t* at = image + (y * columns + column * a.stride_w + left) * a.c;
+    for (int64_t x = column * a.stride_w + left; i < end; ++i, x += a.stride_w, at += a.stride_w * a.c)
+      sources[i] = in_rows && (uint64_t)x < (uint64_t)columns ? at : padding;
   }
 }
 
 void fill_planes(const Problem& a, const Planes& p, const BlockI8& b, int64_t first, const Workspace& w) {
   for (int64_t phase = 0; phase < p.phases_y * p.phases_x; ++phase) {
     find_sources(a, p, b.image, b.padding, first, phase, w.sources);
-    for (int64_t i = 0; i < p.slots; i += kBlock)
+    for (int64_t i = 0; i < p.slots; i += kRows)
       for (int64_t c = 0; c < a.c; c += kBlock)
-        transpose_bytes(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
+        rows_to_columns(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
   }
 }
 
-// The output pixel of every slot of the tile that starts at `first`; all of them below `last`.
+// The output pixel of every row of the tile that starts at slot `first`.
 void find_pixels(const Problem& a, const Planes& p, int64_t first, int32_t* pixel) {
+  int64_t y = first / p.pitch, x = first % p.pitch;
   for (int64_t i = 0; i < kRows; ++i) {
-    const int64_t slot = first + row_of(i), row = slot / p.pitch, column = slot % p.pitch;
-    pixel[i] = column < p.width && (p.flat ? row == 0 : row < a.p) ? (int32_t)(row * p.width + column) : -1;
+    pixel[i] = x < p.width && (p.flat ? y == 0 : y < a.p) ? (int32_t)(y * p.width + x) : -1;
+    if (++x == p.pitch) x = 0, ++y;
   }
 }
 
-// The sums of W output channels, turned so that the channels of a pixel stand together, and the epilogue.
-void finish_tile(const Problem& a, const BlockI8& b, const Workspace& w) {
+// What is looked up for one tile.
+struct Look {
+  const uint8_t *codes, *tables;  // of the first channel
+  int64_t steps;
+};
+
+// Sums of W channels, kRows of each.
+void look_up_channels(const BlockI8& b, const Look& l, const Workspace& w) {
+  for (int64_t i = 0; i < min64(W, b.width); i += kOutputs)
+    look_up(l.codes, l.tables + i * l.steps * kStep * kEntries, l.steps, b.bias + i, w.sums + i * kRows);
+}
+
+// Any output: the sums of W channels, turned so that the channels of a pixel stand together, and the common epilogue.
+void finish_sums(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
+  look_up_channels(b, l, w);
   for (int64_t i = 0; i < kRows; i += W) {
     i32v x[W];
     for (int o = 0; o < W; ++o) x[o] = load_i32(w.sums + o * kRows + i);
     transpose(x);
     for (int j = 0; j < W; ++j) {
       i32v acc[1][1] = {{x[j]}};
-      if (w.pixel[i + j] >= 0) finish_i8<1, 1>(a, b, acc, w.pixel[i + j]);
+      const int32_t pixel = w.pixel[row_of(i + j)];
+      if (pixel >= 0) finish_i8<1, 1>(a, b, acc, pixel);
     }
   }
+}
+
+#if defined(JETTISON_AVX512)
+
+RowEpilogue row_epilogue(const Problem& a, const EpilogueI8& end) {
+  const Bounds bounds = bounds_of(a.out_quantization, a.act);
+  const auto bytes = [](int x) { return _mm512_set1_epi8((char)x); };
+  return {_mm512_set1_epi16((short)a.out_quantization.zero), bytes(bounds.low), bytes(bounds.high), end.residual_zero, end.ratio};
+}
+
+// u8 output: requantized row by row of sums, and only the bytes turned.
+template <bool Residual>
+void finish_bytes(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
+  const RowEpilogue end = row_epilogue(a, b.end);
+  uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
+  if (Residual) {
+    const uint8_t* rows[kRows];
+    for (int i = 0; i < kRows; ++i) rows[i] = b.residual + (w.pixel[i] < 0 ? 0 : w.pixel[i]) * a.k;
+    rows_to_columns(rows, 0, residual, kRows);
+  }
+  look_up_channels(b, l, w);
+  for (int64_t i = 0; i < W; ++i)
+    store_bytes(bytes + i * kRows, requantize_rows<Residual>(end, w.sums + i * kRows, b.multiplier[i], residual + i * kRows));
+  columns_to_rows(bytes, [&](int row, __m128i x) {
+    if (w.pixel[row] < 0) return;
+    uint8_t* out = (uint8_t*)b.out + w.pixel[row] * a.k;
+    if (b.width >= W) _mm_storeu_si128((__m128i*)out, x);
+    else _mm_mask_storeu_epi8(out, first(b.width), x);
+  });
+}
+
+#endif
+
+void finish_tile(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
+#if defined(JETTISON_AVX512)
+  if (b.end.u8 && b.residual) return finish_bytes<true>(a, b, l, w);
+  if (b.end.u8) return finish_bytes<false>(a, b, l, w);
+#endif
+  finish_sums(a, b, l, w);
 }
 
 void run(const Call& call, int64_t job) {
@@ -226,12 +281,9 @@ void run(const Call& call, int64_t job) {
     for (int64_t i = 0; i < steps; ++i)
       encode(w.planes + (tile - first) * kRows, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
              w.codes + i * kStep * kRows);
-    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W) {
-      const BlockI8 b = block_i8(call, at.head, {image, 0, 0, o / W}, W);
-      for (int64_t i = 0; i < W && o + i < a.k; i += kOutputs)
-        look_up(w.codes, packed + at.tables + (o + i) * steps * kStep * kEntries, steps, b.bias + i, w.sums + i * kRows);
-      finish_tile(a, b, w);
-    }
+    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
+      finish_tile(a, block_i8(call, at.head, {image, 0, 0, o / W}, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps},
+                  w);
   }
 }
 

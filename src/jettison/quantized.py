@@ -74,7 +74,9 @@ def _ratio(numerator: float, denominator: float) -> np.float32:
 
 
 def _conv(xs: list[np.ndarray], specs: Specs, out: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:
-    """acc = Σ x·w, or the sum of look-ups (formats/lut.py), padding counted as the zero point; t = float32(acc + bias)·multiplier[k] (+ float32(r − z_r)·(s_r/s)).
+    """acc = Σ x·w or Σ look-ups (formats/lut.py), padding counted as the zero point;
+
+    t = float32(acc + bias)·multiplier[k] (+ float32(r − z_r)·(s_r/s)).
 
     bias (int32) already holds −z·Σw. The multiplier is s_x·s_w[k]/s, or s_x·s_w[k] when the output is float32.
     """

@@ -1,0 +1,102 @@
+"""Table look-up against our own dense int8 kernel, layer by layer, on one core.
+
+    python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--out FILE]
+
+Each layer is a network of its own, quantize → convolution → …, once with random int8 weights and once with random trees
+and tables. Both take turns; the time is that of the convolution's step alone, with everything it does: encoding, finding
+inputs, requantising. Before that both outputs must equal the integer reference. bench/results/lut_kernels.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jettison import file, reference
+from jettison.bench.machine import provenance
+from jettison.formats import Dense, Format, Lut
+from jettison.graph import Graph, Op, TensorSpec, problem
+from jettison.runtime import Session
+from jettison.spec import check, output_shape
+
+RESULT = Path(__file__).resolve().parent / "results" / "lut_kernels.json"
+# h = w, c, k, r = s, v
+LAYERS = [
+    (56, 64, 64, 3, 9), (28, 128, 128, 3, 9), (14, 256, 256, 3, 9), (7, 512, 512, 3, 9), (14, 512, 512, 3, 9),
+    (56, 256, 64, 1, 9), (14, 1024, 256, 1, 9), (7, 512, 2048, 1, 9), (56, 256, 64, 1, 4),
+    (32, 16, 16, 3, 9), (16, 32, 32, 3, 9), (8, 64, 64, 3, 9),
+]  # fmt: skip
+
+
+def main() -> None:
+    args = arguments()
+    rows = [measured(layer, args) for layer in LAYERS]
+    content = {"what": "one layer by table look-up and in dense int8, one thread", "isa": args.isa, "layers": rows, **provenance()}
+    if args.out:
+        file.replace(args.out, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace) -> dict[str, Any]:
+    size, c, k, r, v = layer
+    graphs = {"dense": network(size, c, k, r, Dense()), "lut": network(size, c, k, r, Lut(v))}
+    x = np.random.default_rng(0).standard_normal((1, c, size, size), np.float32)
+    sessions = {name: Session(g, threads=1, isa=args.isa) for name, g in graphs.items()}
+    for name, session in sessions.items():
+        np.testing.assert_array_equal(session.run(x), reference.run(graphs[name], x)[0], err_msg=f"{name} {layer}")
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    start = time.perf_counter()
+    while time.perf_counter() - start < args.seconds or len(times["lut"]) < 20:
+        for name, session in sessions.items():
+            times[name].append(next(t.median_ms for t in session.profile(x, runs=1) if t.name == "conv") * 1e3)
+    spread = {name: [round(float(p), 2) for p in np.percentile(t, [50, 10, 90])] for name, t in times.items()}
+    macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
+    row = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "runs": len(times["lut"])}
+    row |= {f"{name}_us_median_p10_p90": s for name, s in spread.items()} | {"ratio": round(spread["dense"][0] / spread["lut"][0], 3)}
+    print(f"{size}×{size}, {c} → {k}, {r}×{r}, v = {v}: dense {spread['dense'][0]} µs, look-up {spread['lut'][0]} µs, {row['ratio']}×")
+    return row
+
+
+def network(size: int, c: int, k: int, r: int, fmt: Format) -> Graph:
+    """One convolution, "conv", on random numbers."""
+    rng = np.random.default_rng(1)
+    attrs = {"k": k, "groups": 1, "dilation": (1, 1), "kernel": (r, r), "stride": (1, 1), "pad": (r // 2,) * 4, "act": "relu", "alpha": 0.0}
+    tensors = [TensorSpec("x", (size, size, c)), TensorSpec("xq", (size, size, c), "u8", 0.02, 128)]
+    out = output_shape("conv", [(size, size, c)], attrs, "conv")
+    tensors += [TensorSpec("yq", out, "u8", 1.0, 100), TensorSpec("y", out)]
+    depth = c * r * r
+    if isinstance(fmt, Lut):
+        count = fmt.codebooks((k, r, r, c))
+        parts = {
+            "w.splits": rng.integers(0, depth, (count, fmt.levels)).astype(np.int32),
+            "w.thresholds": rng.integers(60, 196, (count, fmt.prototypes - 1)).astype(np.uint8),
+            "w.tables": rng.integers(-127, 128, (k, count, fmt.prototypes)).astype(np.int8),
+        }
+        depth = count
+    else:
+        parts = {"w": rng.integers(-127, 128, (k, r, r, c)).astype(np.int8)}
+    multiplier = np.full(k, 0.5 / depth**0.5, np.float32)
+    constants = {**parts, "b": np.zeros(k, np.int32), "m": multiplier}
+    ops = (
+        Op("quantize", "quantize", ("x",), ("xq",)),
+        replace(Op("conv", "conv", ("xq",), ("yq",), attrs, {"weight": "w", "bias": "b", "multiplier": "m"}), format=fmt, element="i8"),
+        Op("dequantize", "dequantize", ("yq",), ("y",)),
+    )
+    return check(Graph(ops, {t.name: t for t in tensors}, ("x",), ("y",), constants, {"x": "nchw", "y": "nchw"}))
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--isa", default="avx512")
+    p.add_argument("--seconds", type=float, default=0.3, help="of measuring, per layer")
+    p.add_argument("--out", type=Path, default=RESULT, help=f"default {RESULT.name}")
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    main()
