@@ -129,10 +129,8 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
     """A line for each layer, times in µs."""
     tables = []
     for r in (r for r in results.values() if "layers" in r):
-        lines = [
-            f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:\n\n| layer | v | dense int8, median µs (p10 – p90) | table look-up | gain |\n"
-        ]
-        lines.append("|---|---|---|---|---|\n")
+        where = f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:"
+        lines = [f"{where}\n\n| layer | v | dense int8, median µs (p10 – p90) | table look-up | gain |\n|---|---|---|---|---|\n"]
         for row in r["layers"]:
             layer = f"{row['h']}×{row['w']}, {row['c']} → {row['k']}, {row['r']}×{row['s']}"
             dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut"))
