@@ -107,7 +107,7 @@ bench: $(VENV)/.test native
 .PHONY: docs
 docs: $(VENV)/.test
 	$(BIN)/python bench/readme_table.py
-	$(BIN)/python bench/plot_cifar10_nm.py
+	$(BIN)/python bench/plot_accuracy.py
 
 .PHONY: clean
 clean:

@@ -2,14 +2,15 @@
 
     python bench/int8_accuracy.py --data-dir DATA --imagenet PHOTOS --imagenet-weights resnet18.safetensors
 
-CIFAR-10: the ResNet-20s that bench/cifar10_nm.py trained (dense, 2:4, 1:4; run it first), calibrated on 512 training
-images, judged on the whole test set. ImageNet ResNet-18: a folder of photographs, every fifth of which calibrates while
+CIFAR-10: the ResNet-20s that bench/accuracy.py trained (run it first), calibrated on 512 training images, judged on the
+whole test set. ImageNet ResNet-18: a folder of photographs, every fifth of which calibrates while
 the others judge. Either part may be left out. bench/results/int8_accuracy.json is written after every network.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,14 +26,14 @@ from jettison.compression import calibration_images
 from jettison.export import export
 from jettison.formats import NM
 from jettison.graph import Graph
-from jettison.methods import SRSTE, sparsify_
+from jettison.methods import Select, choose_layers
 from jettison.peers.onnx_model import onnx_model
 from jettison.runtime import Session
 from jettison.training.data import DataSet, load, normalise, test_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "int8_accuracy.json"
-PATTERNS = ("dense", "2:4", "1:4")
+RUNS = ["dense", "srste-2_4", "srste-1_4", "maxq-2_4", "maxq-1_4", "maxq-1_16"]
 CALIBRATED = 512
 BATCH = 50
 
@@ -50,28 +51,28 @@ def main() -> None:
 
 
 def cifar(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row for each seed and pattern whose training has left a checkpoint."""
+    """One row for each network of --runs whose weights are there."""
     if args.data_dir is None:
         return
     data = load("cifar10", args.data_dir)
     images = calibration_images(data, CALIBRATED, seed=0)
     tests = list(batches(data))
-    for checkpoint in (args.state / f"seed{s}" / f"{p.replace(':', '_')}.jettison-checkpoint" for p in PATTERNS for s in args.seeds):
-        pattern = checkpoint.stem.replace("_", ":")
-        if not checkpoint.is_file():
-            print(f"{checkpoint}: not there, left out", flush=True)
+    for name, seed in itertools.product(args.runs, args.seeds):
+        weights = args.state / f"{name}-seed{seed}.safetensors"
+        if not weights.is_file():
+            print(f"{weights}: not there, left out", flush=True)
             continue
-        graph = trained(pattern, checkpoint)
-        about = {"network": "resnet20_cifar", "data": Path(args.data_dir).name, "pattern": pattern, "seed": int(checkpoint.parent.name[4:])}
-        yield about | measured(graph, images, tests, args)
+        method, _, pattern = name.replace("_", ":").partition("-")
+        pattern = pattern or "dense"
+        about = {"network": "resnet20_cifar", "data": Path(args.data_dir).name, "method": method, "pattern": pattern, "seed": seed}
+        yield about | measured(trained(pattern, weights), images, tests, args)
 
 
-def trained(pattern: str, checkpoint: Path) -> Graph:
+def trained(pattern: str, weights: Path) -> Graph:
     model = zoo.build("resnet20_cifar", num_classes=10)
-    handle = None if pattern == "dense" else sparsify_(model, NM.parse(pattern), SRSTE())
-    zoo.load_weights(model, checkpoint)
-    formats = handle.finish() if handle else {}
-    return export(model.eval(), (3, 32, 32), formats)
+    zoo.load_weights(model, weights)
+    choices = [] if pattern == "dense" else choose_layers(model, NM.parse(pattern), Select(), "refuse")
+    return export(model.eval(), (3, 32, 32), {c.name: c.format for c in choices if c.format is not None})
 
 
 def imagenet(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -131,8 +132,9 @@ def write(args: argparse.Namespace, networks: list[dict[str, Any]]) -> None:
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data-dir", help="folder with CIFAR-10, as for cifar10_nm.py")
-    p.add_argument("--state", type=Path, default=ROOT / "runs" / "cifar10_nm", help="where cifar10_nm.py keeps its checkpoints")
+    p.add_argument("--data-dir", help="folder with CIFAR-10, as for accuracy.py")
+    p.add_argument("--state", type=Path, default=ROOT / "runs" / "accuracy", help="where accuracy.py keeps its weights")
+    p.add_argument("--runs", type=lambda s: s.split(","), default=RUNS, help=f"default {','.join(RUNS)}")
     p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0, 1], help="comma-separated, default 0,1")
     p.add_argument("--imagenet", type=Path, help="folder with photographs: class folders or parquet")
     p.add_argument("--imagenet-weights", type=Path, help="ResNet-18 weights")

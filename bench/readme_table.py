@@ -4,7 +4,8 @@
     python bench/readme_table.py --check    exit 1 if a page differs from the results
 
 Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
-"summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers").
+"summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
+training (it has "steps").
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
-    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut}
+    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost}
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
 
@@ -91,36 +92,52 @@ def _ratio(theirs: float | None, ours: float) -> str:
 
 
 def accuracy(results: dict[str, dict[str, Any]]) -> str:
-    """Mean over the seeds on the whole test set after the last epoch."""
+    """A table for each network: a row for each method, a column for each pattern."""
     out = []
     for name, r in results.items():
         if "summary" not in r:
             continue
-        lines = [
-            f"| [{r['model']}]({name}) | {r['data']} | {'–' if pattern == 'dense' else r['method']['kind']} | {pattern} "
-            f"| {s['accuracy_percent']:.2f} | {s['lost_points']:.2f} | {len(s['seeds'])} |\n"
-            for pattern, s in r["summary"].items()
-        ]
+        rows = {(s["method"], s["pattern"]): s for s in r["summary"]}
+        patterns = sorted({p for _, p in rows} - {"dense"}, key=lambda p: -_density(p))
+        dense = rows.pop(("dense", "dense"), None)
+        start = f", dense {_percent(dense)}%" if dense else ""
+        lines = [f"[{r['model']}]({name}), {r['data']}, {r['epochs']} epochs{start}:\n\n"]
+        lines += [f"| method | {' | '.join(patterns)} |\n", f"|---|{'---|' * len(patterns)}\n"]
+        for method in dict.fromkeys(m for m, _ in rows):
+            lines.append(f"| {method} | {' | '.join(_accuracy_cell(rows.get((method, p))) for p in patterns)} |\n")
         out.append("".join(lines))
-    head = "| network | data | method | pattern | accuracy, % | lost, points | seeds |\n|---|---|---|---|---|---|---|\n"
-    return head + "".join(out) if out else ""
+    return "\n".join(out)
+
+
+def _density(pattern: str) -> float:
+    n, m = pattern.split(":")
+    return int(n) / int(m)
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{row['accuracy_percent']:.2f}" + ("" if row["spread"] is None else f" ± {row['spread']:.2f}")
+
+
+def _accuracy_cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{_percent(row)} (−{row['lost_points']:.2f})".replace("−-", "+")
 
 
 def int8(results: dict[str, dict[str, Any]]) -> str:
-    """Mean over the seeds of each network and pattern."""
+    """Mean over the seeds of each network, method and pattern."""
     out = []
     for name, r in results.items():
-        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
         for n in r.get("networks", ()):
-            groups.setdefault((n["network"], n["data"], n["pattern"]), []).append(n)
-        for (network, data, pattern), runs in groups.items():
+            groups.setdefault((n["network"], n["data"], n["method"], n["pattern"]), []).append(n)
+        for (network, data, method, pattern), runs in groups.items():
             f32, ours, theirs = (sum(n["percent"][k] for n in runs) / len(runs) for k in ("f32", "int8", "onnxruntime_int8"))
             lost = sum(n["lost_points"] for n in runs) / len(runs)
-            first = f"| [{network}]({name}) | {data} | {pattern} | {runs[0]['judged_images']} | {len(runs)} "
+            how = f"{'–' if pattern == 'dense' else method} | {pattern}"
+            first = f"| [{network}]({name}) | {data} | {how} | {runs[0]['judged_images']} | {len(runs)} "
             out.append(f"{first}| {f32:.2f} | {ours:.2f} | {lost:.2f} | {theirs:.2f} |\n")
     head = (
-        "| network | data | pattern | test images | seeds | float32, % | int8, % | lost, points | the same in ONNX Runtime, % |\n"
-        "|---|---|---|---|---|---|---|---|---|\n"
+        "| network | data | method | pattern | test images | seeds | float32, % | int8, % | lost, points | the same in ONNX Runtime, % |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(out) if out else ""
 
@@ -137,6 +154,20 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {row['ratio']:.2f}× |\n")
         tables.append("".join(lines))
     return "\n".join(tables)
+
+
+def mask_cost(results: dict[str, dict[str, Any]]) -> str:
+    """One training step, by method and pattern."""
+    out = []
+    for name, r in results.items():
+        if "steps" not in r:
+            continue
+        about = f"[{r['model']}]({name}), {r['size']}×{r['size']}, batch {r['batch']}, {r['threads']} thread, {r['machine']['processor']}:"
+        out.append(f"{about}\n\n| method | pattern | ms a step, median (p10 – p90) | over dense |\n|---|---|---|---|\n")
+        for s in r["steps"]:
+            times = f"{s['median_ms']:.0f} ({s['p10_ms']:.0f} – {s['p90_ms']:.0f})"
+            out.append(f"| {s['method']} | {s['pattern']} | {times} | {100 * s['over_dense']:+.1f}% |\n")
+    return "".join(out)
 
 
 if __name__ == "__main__":

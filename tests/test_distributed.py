@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from jettison.formats import NM
-from jettison.methods import ASP, SRSTE, sparsify_
+from jettison.methods import ASP, SRSTE, MaxQ, sparsify_
 from jettison.training import Recipe, fit, processes
 from jettison.training.data import Split, load
 
@@ -43,7 +43,7 @@ def cut(split, n):
 data = load("digits")
 data = replace(data, train=cut(data.train, 256), test=cut(data.test, 101))
 with processes() as group:
-    for method in (SRSTE(decay=1e-2), ASP()):
+    for method in (SRSTE(decay=1e-2), ASP(), MaxQ(decay=1e-2, end=1)):
         for norm in (nn.Identity, nn.BatchNorm2d):
             name = f"{method.kind}-{norm.__name__}"
             model = net(norm)
@@ -75,7 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["Identity", "BatchNorm2d"])
-@pytest.mark.parametrize("method", ["srste", "asp"])
+@pytest.mark.parametrize("method", ["srste", "asp", "maxq"])
 def test_two_processes_are_one(results: Path, method: str, norm: str) -> None:
     one, first, second = (
         torch.load(results / f"{method}-{norm}-{rank}-of-{world}.pt", weights_only=True) for rank, world in ((0, 1), (0, 2), (1, 2))

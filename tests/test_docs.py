@@ -66,6 +66,21 @@ def test_a_table_says_what_is_compared_with_what():
     assert "old" not in text
 
 
+def test_the_accuracy_table_has_a_row_for_each_method():
+    row = {"seeds": [0, 1], "accuracy_percent": 90.0, "spread": 0.1, "lost_points": 0.0}
+    summary = [
+        {**row, "method": "dense", "pattern": "dense"},
+        {**row, "method": "srste", "pattern": "1:4", "accuracy_percent": 88.5, "lost_points": 1.5},
+        {**row, "method": "maxq", "pattern": "2:4", "accuracy_percent": 90.25, "spread": None, "lost_points": -0.25},
+    ]
+    result = {"summary": summary, "model": "net", "data": "images", "epochs": 10}
+    text = readme_table().filled("<!-- results: accuracy -->\n<!-- /results -->", {"a.json": result}, "results")
+    assert "[net](results/a.json), images, 10 epochs, dense 90.00 ± 0.10%:" in text
+    assert "| method | 2:4 | 1:4 |" in text
+    assert "| srste | – | 88.50 ± 0.10 (−1.50) |" in text
+    assert "| maxq | 90.25 (+0.25) | – |" in text
+
+
 def test_without_results_a_page_says_so():
     page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
     assert "No result file" in readme_table().filled(page, {"resnet50.json": SPEED}, "results")

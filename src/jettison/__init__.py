@@ -11,17 +11,18 @@ from .errors import JettisonError
 from .formats import NM, Dense
 
 if TYPE_CHECKING:
-    from .methods import ASP, SRSTE, STE, Sparsifier, sparsify_
+    from .methods import ASP, SRSTE, STE, MaxQ, Sparsifier, sparsify_
     from .runtime import Session
 
 __version__ = "0.1.0"
-__all__ = ["ASP", "NM", "SRSTE", "STE", "Dense", "JettisonError", "Session", "Sparsifier", "sparsify_"]
+__all__ = ["ASP", "NM", "SRSTE", "STE", "Dense", "JettisonError", "MaxQ", "Session", "Sparsifier", "sparsify_"]
 
 _LAZY = {
     "Session": "runtime",
     "ASP": "methods",
     "STE": "methods",
     "SRSTE": "methods",
+    "MaxQ": "methods",
     "Sparsifier": "methods",
     "sparsify_": "methods",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .export import export
 from .file import replace
 from .formats import Dense, Format, parse
 from .graph import Graph
-from .methods import METHODS, LayerReport, Method, Select, Sparsifier, choose_layers, sparsify_
+from .methods import LayerReport, Method, Select, Sparsifier, choose_layers, make_method, sparsify_
 from .methods.qat import quantize_aware_
 from .runtime import Session
 from .training import Epoch, Recipe, fit
@@ -44,7 +44,7 @@ Train = Callable[[str, nn.Module, Sparsifier | None], None]
 class Settings:
     """Everything that decides the result; an interrupted run is resumed only with the same.
 
-    weights, teacher: paths; teacher "dense" is the baseline itself. decay: SR-STE's λ, None for the method's own.
+    weights, teacher: paths; teacher "dense" is the baseline itself. decay, ramp_epochs: see `methods.make_method`.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, with `calibrate` training images, `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
@@ -62,6 +62,7 @@ class Settings:
     lr: float = 0.05
     weight_decay: float = 5e-5
     decay: float | None = None
+    ramp_epochs: float | None = None
     batch: int = 128
     bf16: bool = False
     distill: float = 0.5
@@ -84,8 +85,6 @@ class Settings:
             raise QuantizationError("quantisation-aware epochs prepare for int8; write element int8 too")
         if parse(self.pattern) == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
-        if self.method not in METHODS:
-            raise TrainingError(f"method {self.method!r} is not known; known: {', '.join(METHODS)}")
         if self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
         if self.weights is None and self.dense_epochs == 0:
@@ -102,10 +101,8 @@ class Settings:
         return Select(include=self.include, exclude=self.exclude)
 
     def make_method(self) -> Method:
-        """With those of our settings that it has."""
-        cls = METHODS[self.method]
-        ours = {"retrain": self.epochs + self.qat_epochs > 0, **({} if self.decay is None else {"decay": self.decay})}
-        return cls(**{f.name: ours[f.name] for f in fields(cls) if f.name in ours})
+        """For the epochs of sparse training; with none, one-shot pruning unless epochs with rounding follow."""
+        return make_method(self.method, self.epochs or self.qat_epochs, self.decay, self.ramp_epochs)
 
     def recipe(self, stage: str) -> Recipe:
         """Of "dense", "sparse" or "qat" training."""

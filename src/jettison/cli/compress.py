@@ -30,7 +30,7 @@ def compress(
     out: Annotated[Path, typer.Option("-o", "--out", help="The .jettison file to write.")],
     pattern: Annotated[str, typer.Option(help="N:M keeps N of every M input channels; 'dense' with --element int8.")] = "1:4",
     method: Annotated[
-        str, typer.Option(help="How to prune: srste, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
+        str, typer.Option(help="How to prune: srste, maxq, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
     ] = "srste",
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
@@ -44,7 +44,10 @@ def compress(
     lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of sparse training.", min=0)] = 5e-5,
     decay: Annotated[
-        float | None, typer.Option(help="SR-STE's pull of pruned weights towards zero. Default: the paper's 2e-4.", min=0)
+        float | None, typer.Option(help="srste, maxq: pull of pruned weights towards zero. Default: the papers' 2e-4.", min=0)
+    ] = None,
+    ramp_epochs: Annotated[
+        float | None, typer.Option(help="maxq: epochs until every block is sparse. Default: half of all.", min=0)
     ] = None,
     batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16: faster on processors that have it.")] = False,
@@ -110,6 +113,7 @@ def compress(
         lr=lr,
         weight_decay=weight_decay,
         decay=decay,
+        ramp_epochs=ramp_epochs,
         batch=batch,
         bf16=bf16,
         distill=distill,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from ..errors import TrainingError
 from .tables import Json, Output, check_writable
 
 if TYPE_CHECKING:
-    from ..methods import Sparsifier
+    from ..methods import Method, Sparsifier
     from ..training import Epoch, Processes, Recipe
     from ..training.data import DataSet
 
@@ -29,9 +29,12 @@ def train(
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to start from. Default: random.")] = None,
     pattern: Annotated[str, typer.Option(help="'dense', or N:M, which keeps N of every M input channels.")] = DENSE,
-    method: Annotated[str, typer.Option(help="How to make it sparse: srste, ste or asp.")] = "srste",
+    method: Annotated[str, typer.Option(help="How to make it sparse: srste, maxq, ste or asp.")] = "srste",
     decay: Annotated[
-        float | None, typer.Option(help="SR-STE's pull of pruned weights towards zero. Default: the paper's 2e-4.", min=0)
+        float | None, typer.Option(help="srste, maxq: pull of pruned weights towards zero. Default: the papers' 2e-4.", min=0)
+    ] = None,
+    ramp_epochs: Annotated[
+        float | None, typer.Option(help="maxq: epochs until every block is sparse. Default: half of all.", min=0)
     ] = None,
     include: Annotated[
         list[str] | None, typer.Option(help="Also prune these layers (stem, classifier …); * allowed, may be repeated.")
@@ -73,6 +76,7 @@ def train(
     """
     import torch
 
+    from ..methods import make_method
     from ..training import Recipe, fit, processes
     from ..training.data import load
 
@@ -85,12 +89,13 @@ def train(
         label_smoothing=label_smoothing, distill=distill if teacher else 0.0, bf16=bf16, channels_last=channels_last, augment=augment,
         seed=seed, workers=workers,
     )  # fmt: skip
+    how = make_method(method, epochs, decay, ramp_epochs)
     path = checkpoint or Path(f"{out}.jettison-checkpoint")
     with processes() as group:
         images = load(data, data_dir, size)
         net = _build(model, images, weights, seed).to(_device(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
-        handle = _sparsify(net, pattern, method, decay, include, exclude, remainder)
+        handle = _sparsify(net, pattern, how, include, exclude, remainder)
         tell = _teller(output, recipe) if group.is_first else None
         history = fit(net, images, recipe, handle, master, path, resume, tell, group, output.live)
         if handle is not None:
@@ -126,22 +131,16 @@ def _device(name: str) -> Any:
     return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
 
 
-def _sparsify(net: Any, pattern: str, name: str, decay: float | None, include: Any, exclude: Any, remainder: str) -> Sparsifier | None:
-    """None for a dense network. Errors: PatternError, FormatError, TrainingError."""
+def _sparsify(net: Any, pattern: str, method: Method, include: Any, exclude: Any, remainder: str) -> Sparsifier | None:
+    """None for a dense network. Errors: PatternError, FormatError."""
     from ..formats import parse
-    from ..methods import METHODS, Select, sparsify_
+    from ..methods import Select, sparsify_
 
     fmt = parse(pattern)
     if str(fmt) == DENSE:
         return None
-    if name not in METHODS:
-        raise TrainingError(f"method {name!r} is not known; known: {', '.join(METHODS)}")
-    cls = METHODS[name]
-    if decay is not None and "decay" not in {f.name for f in fields(cls)}:
-        raise TrainingError(f"method {name} has no decay; leave --decay out, or use srste")
-    settings = {} if decay is None else {"decay": decay}
     select = Select(include=tuple(include or ()), exclude=tuple(exclude or ()))
-    return sparsify_(net, fmt, cls(**settings), select, remainder)  # type: ignore[arg-type]
+    return sparsify_(net, fmt, method, select, remainder)  # type: ignore[arg-type]
 
 
 def _teller(output: Output, recipe: Recipe) -> Any:

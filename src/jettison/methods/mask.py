@@ -5,6 +5,9 @@ PyTorch stores weights as (k, c, r, s) or (k, c); the groups of N:M run along di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,20 +27,37 @@ def keep_mask(weight: Tensor, fmt: Format) -> Tensor:
 def nm_mask(weight: Tensor, n: int, m: int) -> Tensor:
     """The N largest |w| of every M consecutive input channels, exactly N; ties go to the lowest index.
 
-    Bits of a non-negative float sort like integers, so key = bits(|w|)·M + (M − 1 − index) is
-    distinct inside a group and the mask is key ≥ N-th largest key: no sort, no tie handling.
+    Only element-wise operations on the M members of all groups at once: exact, without a sort, and in the weight's memory order.
     """
-    channels_last = weight.detach().movedim(1, -1)
-    a = channels_last.reshape(-1, m).abs()
-    order = torch.arange(m - 1, -1, -1, device=weight.device)
-    if a.dtype == torch.float64:  # 63 bits leave no room for the index
-        kept = a.argsort(dim=1, descending=True, stable=True)[:, :n]
-        mask = torch.zeros_like(a, dtype=torch.bool).scatter_(1, kept, True)
-    else:
-        key = a.float().view(torch.int32).to(torch.int64) * m + order
-        least = key.amax(1, keepdim=True) if n == 1 else key.topk(n, dim=1).values[:, -1:]
-        mask = key >= least
-    return mask.reshape(channels_last.shape).movedim(-1, 1)
+    a = weight.detach().abs()
+    mask = torch.zeros_like(a, dtype=torch.bool)
+    members, chosen = (t.unflatten(1, (-1, m)).unbind(2) for t in (a, mask))
+    (_choose_by_rounds if 4 * n < m else _choose_by_rank)(members, chosen, n)
+    return mask
+
+
+def _choose_by_rounds(members: Sequence[Tensor], chosen: Sequence[Tensor], n: int) -> None:
+    """N times: the largest of what is left, at its first occurrence."""
+    for done in range(n):
+        left = [x.masked_fill(c, -1.0) for x, c in zip(members, chosen)] if done else members
+        largest = reduce(torch.maximum, left)
+        found = torch.zeros_like(largest, dtype=torch.bool)
+        for x, c in zip(left, chosen):
+            here = (x == largest) > found
+            c |= here
+            found |= here
+
+
+def _choose_by_rank(members: Sequence[Tensor], chosen: Sequence[Tensor], n: int) -> None:
+    """Those that fewer than N others beat: a larger one, or an equal one before it."""
+    beaten = [torch.zeros_like(x, dtype=torch.uint8) for x in members]
+    for j, y in enumerate(members):
+        for i in range(j):
+            before_wins = members[i] >= y
+            beaten[j] += before_wins
+            beaten[i] += ~before_wins
+    for count, c in zip(beaten, chosen):
+        c.copy_(count < n)
 
 
 def to_krsc(weight: Tensor) -> np.ndarray:

@@ -18,7 +18,12 @@ from ..formats import Format
 
 
 class Parametrization(nn.Module):
-    """W → Ŵ, where Ŵ satisfies `fmt`. Subclasses define `forward(weight)` and `mask(weight)`."""
+    """W → Ŵ, where Ŵ satisfies `fmt`. Subclasses define `forward(weight)` and `mask(weight)`.
+
+    used: the mask of the last forward pass, where forward computes one; `Sparsifier.step` need not compute it again.
+    """
+
+    used: Tensor | None = None
 
     def __init__(self, fmt: Format) -> None:
         super().__init__()
@@ -27,6 +32,9 @@ class Parametrization(nn.Module):
     def mask(self, weight: Tensor) -> Tensor:
         """Bool, shaped like `weight`: True where Ŵ keeps the weight."""
         raise NotImplementedError
+
+    def advance(self, weight: Tensor, epoch: float) -> None:
+        """Training has come to `epoch`, counted from 0, parts of epochs included. For methods with a schedule."""
 
 
 @runtime_checkable

@@ -102,7 +102,8 @@ class Sparsifier:
             if id(weight) not in shared:
                 shared[id(weight)] = method.parametrization(weight, fmt)
                 self._weights[name] = (weight, shared[id(weight)])
-            parametrize.register_parametrization(module, "weight", shared[id(weight)], unsafe=True)
+        for module in self._layers.values():  # only now, when no layer was refused
+            parametrize.register_parametrization(module, "weight", shared[id(module.weight)], unsafe=True)
         self._snapshot = self.masks()
 
     @torch.no_grad()
@@ -117,9 +118,15 @@ class Sparsifier:
         for weight, p in self._weights.values():
             if weight.grad is None:
                 continue
-            term = self.method.gradient_term(weight, p.mask(weight))
+            term = self.method.gradient_term(weight, p.mask(weight) if p.used is None else p.used)
             if term is not None:
                 weight.grad.add_(term)
+
+    def advance(self, epoch: float) -> None:
+        """Tell a method with a schedule where training stands, in epochs from 0, parts included. Call before each step, or each epoch."""
+        if not self.finished:
+            for weight, p in self._weights.values():
+                p.advance(weight, epoch)
 
     @torch.no_grad()
     def masks(self) -> dict[str, Tensor]:
@@ -138,6 +145,11 @@ class Sparsifier:
         total = Change(sum(c.count for c in layers.values()), sum(c.total for c in layers.values()))
         return SAD(total, layers)
 
+    def sparsity(self) -> float:
+        """Share of the sparse layers' weights that is pruned now."""
+        masks = self.masks().values()
+        return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+
     def report(self) -> list[LayerReport]:
         """One entry per Conv2d and Linear, in order of definition."""
         return [LayerReport(c.name, c.shape, c.format or Dense(), c.reason) for c in self._choices]
@@ -145,8 +157,15 @@ class Sparsifier:
     def finish(self) -> dict[str, Format]:
         """Turn the weights back into plain parameters that satisfy the format, and verify it. Returns {layer: format}.
 
-        Calling it again only verifies. Errors: FormatError naming the first layer that breaks the pattern.
+        Calling it again only verifies. Errors: FormatError naming the first layer that breaks the pattern; one that has not
+        reached it yet (a schedule that has not ended) stays as it is and can be trained on.
         """
+        for name, module in self._layers.items():
+            if not self.finished and not self.format.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+                raise FormatError(
+                    f"{name}: weights do not satisfy {self.format} yet; train to the end of {self.method.kind}'s schedule "
+                    "and tell the handle: advance(epoch)"
+                )
         for module in self._layers.values():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

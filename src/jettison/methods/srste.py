@@ -42,4 +42,4 @@ class SRSTE:
         return FollowingMask(fmt)
 
     def gradient_term(self, weight: Tensor, mask: Tensor) -> Tensor:
-        return weight * ~mask * self.decay
+        return (weight * ~mask).mul_(self.decay)

@@ -41,7 +41,8 @@ class FollowingMask(Parametrization):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
-            pruned = weight * self.mask(weight)
+            self.used = self.mask(weight)
+            pruned = weight * self.used
         return straight_through(weight, pruned)
 
     def mask(self, weight: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import CheckpointError, DataError, TrainingError
 from ..methods import Sparsifier
@@ -26,7 +27,8 @@ from .recipe import Recipe, make_optimizer
 class Epoch:
     """loss: mean over the epoch's training images. accuracy: share of the whole test split, after the epoch.
 
-    sad: share of mask positions that changed during the epoch (None without a sparsifier).
+    sad: share of mask positions that changed during the epoch; sparsity: share of the sparse layers' weights that is pruned
+    (both None without a sparsifier).
     """
 
     epoch: int
@@ -36,6 +38,7 @@ class Epoch:
     images_per_s: float
     seconds: float
     sad: float | None
+    sparsity: float | None = None  # checkpoints from before have none
 
 
 def fit(
@@ -81,10 +84,11 @@ def evaluate(model: nn.Module, data: DataSet, batch: int = 250, processes: Proce
     device = next(model.parameters()).device
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
-    for x, y in test_batches(data, batch, Shard(processes.rank, processes.world)):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            scores = model(normalise(x.to(device), data))
-        right += (scores.argmax(1) == y.to(device)).sum()
+    with parametrize.cached():  # pruned weights are computed once, not for every batch
+        for x, y in test_batches(data, batch, Shard(processes.rank, processes.world)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                scores = model(normalise(x.to(device), data))
+            right += (scores.argmax(1) == y.to(device)).sum()
     return processes.sum(right).item() / len(data.test)
 
 
@@ -122,6 +126,8 @@ class _Run:
         lr, images = 0.0, 0
         for i, batch in enumerate(batches):
             lr = self.recipe.lr_at(number * self.steps + i, self.steps)
+            if self.sparsifier is not None:
+                self.sparsifier.advance(number + i / self.steps)
             loss = self.step(batch, lr)
             value = loss.item()
             if not math.isfinite(value):
@@ -131,11 +137,14 @@ class _Run:
             bar.step(number, value, images / (time.perf_counter() - start))
         mean = self.processes.sum(total).item() / (self.steps * self.shard.world)
         speed = images / (time.perf_counter() - start)
+        if self.sparsifier is not None:
+            self.sparsifier.advance(number + 1)
         self.processes.same_buffers(self.model)
         accuracy = evaluate(self.model, self.data, max(250, self.recipe.batch), self.processes, self.recipe.bf16)
         sad = self.sparsifier.sad().total.fraction if self.sparsifier is not None else None
+        sparsity = self.sparsifier.sparsity() if self.sparsifier is not None else None
         bar.epoch(accuracy, sad)
-        result = Epoch(number + 1, mean, accuracy, lr, speed, time.perf_counter() - start, sad)
+        result = Epoch(number + 1, mean, accuracy, lr, speed, time.perf_counter() - start, sad, sparsity)
         self.history.append(result)
         return result
 
