@@ -1,6 +1,6 @@
 # Jettison: everything a developer does, one word each. Needs Python >= 3.11 and a C++ compiler; the rest goes into .venv.
 #
-#   make demo      install, then train, prune and compare a network on embedded data
+#   make demo      install, then train, prune and compare a network on embedded data; digits.html shows where its time goes
 #   make test      install, check style and types, run all tests
 #   make native    rebuild the extension after a change in native/
 #   make asan      the tests of native code under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -43,12 +43,12 @@ $(VENV)/.build: constraints.txt | tools
 
 $(VENV)/.train: $(VENV)/.build pyproject.toml CMakeLists.txt
 	@echo "== Jettison with PyTorch (a few minutes)"
-	$(INSTALL) --no-build-isolation -e ".[train]"
+	$(INSTALL) --no-build-isolation -e ".[train,report]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.train
 	@echo "== what tests and comparisons need"
-	$(INSTALL) --no-build-isolation -e ".[train,bench,test,docs]"
+	$(INSTALL) --no-build-isolation -e ".[train,report,bench,test,docs]"
 	touch $@
 
 # The editable install leaves its build folder behind; only what changed is compiled again.
@@ -64,6 +64,7 @@ native: $(VENV)/.train
 demo: native
 	$(BIN)/jettison compress examples/own_network.py:small_cnn --data digits --size 32 --dense-epochs 5 --epochs 5 --batch 32 \
 		--pattern 1:8 -o digits.jettison
+	$(BIN)/jettison waterline digits.jettison -o digits.html
 
 .PHONY: test
 test: $(VENV)/.test native lint

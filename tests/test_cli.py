@@ -130,6 +130,53 @@ def test_explain_has_a_row_per_layer_and_sums_that_add_up(call, saved, tmp_path)
     assert 0 < data["total"]["efficiency"] < 1
 
 
+def test_waterline_explains_every_millisecond_and_writes_a_report(call, saved, tmp_path):
+    result = call("waterline", saved, "--runs", 3, "--threads", 1, "-o", tmp_path / "r.html", "--json", tmp_path / "w.json")
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "w.json").read_text())
+    network = data["network"]
+    for model in ("cold", "cached"):
+        parts = network["arithmetic_ms"] + sum(network[model]["gap"].values())
+        assert parts == pytest.approx(network["measured_ms"], rel=1e-9)
+    assert "MACs kept" in result.out and "operations" in result.out
+    assert f"report written to {tmp_path / 'r.html'}" in " ".join(result.out.split())
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_waterline_of_another_machine_measures_nothing(call, net):
+    result = call("waterline", net + "net", "--size", 8, "--machine", "a100-sxm-40gb", "--element", "bf16", "--batch", 4, "--json", "-")
+    data = json.loads(result.out)
+    assert data["network"]["measured_ms"] is None and data["network"]["cold"]["gap"] is None
+    assert {row["element"] for row in data["kernels"]} == {"bf16"}
+    assert data["limits"]["name"].startswith("NVIDIA A100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--machine", "abacus"), "neither a file nor one of"),
+        (("--element", "f16"), "--element: 'f16' is not known"),
+        (("--element", "bf16"), "no bf16 kernels"),
+        (("--machine", "raspberry-pi-5", "--element", "bf16"), "has no peak for bf16"),
+        (("--machine", "raspberry-pi-5", "--threads", 8), "threads must lie between 1 and 4"),
+        (("-o", "nowhere/r.html"), "does not exist"),
+    ],
+)
+def test_waterline_refuses_what_it_cannot_do(call, saved, arguments, message):
+    result = call("waterline", saved, *arguments)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert message in result.err
+
+
+def test_probe_writes_a_machine_that_waterline_takes(call, saved, tmp_path):
+    here = tmp_path / "here.toml"
+    result = call("probe", "-o", here, "--threads", 1, "--name", "desk", "--json", "-")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["probe"]["name"] == "desk"
+    data = json.loads(call("waterline", saved, "--machine", here, "--json", "-").out)
+    assert (data["limits"]["name"], data["network"]["measured_ms"]) == ("desk", None)
+
+
 def test_verify_checks_every_instruction_set(call, saved):
     from jettison.runtime import isas
 

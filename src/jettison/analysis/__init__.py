@@ -5,7 +5,8 @@ works(graph) ─► waterline(works, machine, times) ─► bounds, E*, the gap 
 
 from .advice import advice
 from .machine import Machine
+from .summary import summary
 from .waterline import MODELS, Box, Gap, Limit, Waterline, waterline
 from .work import Access, Work, works
 
-__all__ = ["MODELS", "Access", "Box", "Gap", "Limit", "Machine", "Waterline", "Work", "advice", "waterline", "works"]
+__all__ = ["MODELS", "Access", "Box", "Gap", "Limit", "Machine", "Waterline", "Work", "advice", "summary", "waterline", "works"]

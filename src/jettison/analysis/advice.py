@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from ..formats import NM
 from .waterline import ARITHMETIC, Box, Waterline
+from .work import BYTES
 
-MATTERS = 0.04
-MOST = 8  # sentences
+MATTERS = 0.025
+MOST = 10  # sentences
 NEAR = 0.75  # of its limit: no kernel will gain much any more
+SHALLOW = 32  # products in a sum
 PRUNED = NM(1, 4)  # what is offered for dense layers
 
 
@@ -47,8 +49,9 @@ def _better_kernel(box: Box) -> str:
     work = box.work
     if work.kind not in ("conv", "linear"):
         return "little arithmetic on much data; fusing it into its neighbour helps more than a faster kernel"
-    if work.macs_dense and work.macs_dense * 64 < work.bytes * 1000:
-        return "few multiply-adds for each number loaded (depthwise or grouped); fusing the block helps"
+    depth = work.macs_dense * BYTES[work.element] // max(sum(a.bytes for a in work.writes), 1)
+    if depth <= SHALLOW:
+        return f"each output sums only {depth} products, so loads and stores outweigh them; fusing it with its neighbours helps"
     return "there is room for a better kernel; try --tune, or a larger batch if its image is small"
 
 

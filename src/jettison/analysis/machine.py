@@ -6,7 +6,7 @@
 
     [[peak]]                           # one per element type, format and instruction set
     element = "f32"                    # "f32", "bf16" or "i8"
-    format = "dense"                   # "nm": of kept weights, which are gathered first
+    format = "dense"                   # "nm": of kept weights, gathered first; "2:4": where hardware does only that pattern
     isa = "avx512"
     macs_per_s = [1.36e11, 2.72e11]
 
@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from ..errors import MachineError
 
 FOLDER = Path(__file__).parent / "machines"
 ELEMENTS = ("f32", "bf16", "i8")
-FORMATS = ("dense", "nm")
+FORMATS = re.compile(r"dense|nm|[1-9]\d*:[1-9]\d*")
 MAC_RATES = (1e6, 1e18)  # what lies outside is surely a slip: from a microcontroller to a room of accelerators
 BYTE_RATES = (1e6, 1e16)
 MAX_THREADS = 1 << 16
@@ -44,7 +45,7 @@ NOISE = 1.1  # two measured rates that should be ordered may be the wrong way ro
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most multiply-adds per second, by number of threads, that any kernel could do; for "nm" counted on kept weights."""
+    """The most multiply-adds per second, by number of threads, that any kernel could do; counted on kept weights."""
 
     element: str
     format: str
@@ -161,8 +162,9 @@ def _machine(data: Mapping[str, Any]) -> Machine:
 
 def _peak(row: Mapping[str, Any], where: str, columns: int) -> Peak:
     _fields(row, where, ("element", "format", "isa", "macs_per_s"))
-    for key, known in (("element", ELEMENTS), ("format", FORMATS)):
-        _need(row[key] in known, f"{where}: {key} must be one of {', '.join(known)}, got {row[key]!r}")
+    _need(row["element"] in ELEMENTS, f"{where}: element must be one of {', '.join(ELEMENTS)}, got {row['element']!r}")
+    fmt = row["format"]
+    _need(isinstance(fmt, str) and FORMATS.fullmatch(fmt), f"{where}: format must be 'dense', 'nm' or a pattern like '2:4', got {fmt!r}")
     where = f"{where} ({row['element']}, {row['format']}, {row['isa']})"
     return Peak(row["element"], row["format"], _word(row, "isa", where), _rate_list(row, "macs_per_s", where, columns, MAC_RATES))
 

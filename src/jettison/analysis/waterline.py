@@ -157,11 +157,11 @@ class Waterline:
         faster = [b for b in self.boxes if (b.share_of_limit("cached") or 0) > 1]
         if faster:
             names = ", ".join(b.work.name for b in faster[:3]) + (" …" if len(faster) > 3 else "")
-            found.append(f"{len(faster)} kernels were faster than their cached bound ({names}): the machine's figures are too low")
+            found.append(f"faster than their cached bound: {names}; the machine's figures are too low, or a cache kept more than LRU would")
         over = [b for b in self.boxes if (b.share_of_limit("cold") or 0) > 1 >= (b.share_of_limit("cached") or 0)]
         if over:
             found.append(
-                f"{len(over)} kernels were faster than their cold bound: what they read was still in a cache; the cached model counts that"
+                f"faster than their cold bound: {len(over)} kernels; what they read was still in a cache, as the cached model says"
             )
         return found
 
@@ -203,7 +203,10 @@ def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float
             f"{machine.name} has no peak for {row.element} (it has {have}), which {row.name} computes in; choose another --element"
         )
     steps_s = row.steps / (2 * dense)
-    gathered = machine.macs_per_s(row.element, "nm", threads) if row.macs_kept < row.macs_dense else None
-    ways = [(row.macs_dense / dense, dense)] + ([(row.macs_kept / gathered, gathered)] if gathered else [])
+    ways = [(row.macs_kept / dense, dense)]
+    if row.structure == "nm":
+        ways = [(row.macs_dense / dense, dense)]
+        sparse = (machine.macs_per_s(row.element, fmt, threads) for fmt in ("nm", row.format))
+        ways += [(row.macs_kept / peak, peak) for peak in sparse if peak]
     seconds, peak = min(ways)
     return peak, (seconds + steps_s) * 1e3

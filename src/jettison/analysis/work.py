@@ -32,7 +32,10 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kernel on a whole batch. reads: constants first, then inputs in order. element: of its arithmetic."""
+    """One kernel on a whole batch. reads: constants first, then inputs in order. element: of its arithmetic.
+
+    structure: the kind of its format, "dense" for kernels without weights; it decides how the kept ones are computed.
+    """
 
     name: str
     kind: str
@@ -43,6 +46,7 @@ class Work:
     steps: int
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
+    structure: str = "dense"
 
     @property
     def operations(self) -> int:
@@ -103,7 +107,7 @@ def _work(graph: Graph, op: Op, batch: int, element: str | None, access: Callabl
     if op.kind in WEIGHTED:
         size = problem(graph, op, batch)
         kept = size.cost(op.format, 0).macs
-        return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes)
+        return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes, op.format.kind)
     x, y = (batch * graph.tensors[t].size for t in (op.inputs[0], op.outputs[0]))
     return Work(op.name, op.kind, "", own, 0, 0, STEPS[op.kind](op, x, y) if op.kind in STEPS else 0, reads, writes)
 

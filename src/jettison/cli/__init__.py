@@ -25,7 +25,9 @@ VERBS: dict[str, str] = {
     "train": "Train a network, dense or N:M sparse.",
     "eval": "Accuracy of a .jettison file or a PyTorch model on a whole test set.",
     "bench": "Time against other engines on this machine, interleaved, outputs checked.",
-    "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time.",
+    "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time, limit.",
+    "waterline": "Where each millisecond goes: the machine's limits, the network's layers, a report.",
+    "probe": "Measure what this machine permits: multiply-adds and bytes a second.",
     "export": "Write a file's network as ONNX, float32 or int8 (QDQ).",
     "verify": "Check a file: integrity, patterns, outputs on every instruction set.",
     "inspect": "What is in a file: layers, formats, sizes. Runs nothing.",
@@ -41,6 +43,7 @@ EXTRAS = {
     "onnxruntime": "bench",
     "openvino": "bench",
     "matplotlib": "docs",
+    "plotly": "report",
 }
 
 USAGE, BUG, INTERRUPTED = 2, 1, 130  # exit codes

@@ -107,7 +107,7 @@ def check_writable(path: Path) -> None:
 
 def units(value: float, unit: str = "") -> str:
     """Three digits, a decimal prefix, the unit: (1820000000, "B") → "1.82 GB"."""
-    for limit, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
