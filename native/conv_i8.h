@@ -58,7 +58,7 @@ struct BlockI8 {
   EpilogueI8 end;
 };
 
-JT_INLINE BlockI8 block_i8(const Call& call, const Head& h, const Piece& at, int64_t block_width) {
+JT_INLINE BlockI8 block_of(const Call& call, const Head& h, const Piece& at, int64_t block_width) {
   const Problem& a = *call.problem;
   const int64_t first = at.block * block_width, image_out = at.image * a.p * a.q * a.k + first;
   BlockI8 b{};

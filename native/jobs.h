@@ -8,7 +8,7 @@ namespace JETTISON_ISA_NAME {
 JT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 JT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 JT_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-JT_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+JT_INLINE constexpr int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 
 // Part i of n items cut into `parts` nearly equal pieces starts here.
 JT_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }

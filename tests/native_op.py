@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jettison import _native
-from jettison.formats import NM, Format
+from jettison.errors import FormatError
+from jettison.formats import NM, Block, Dense, Format
 from jettison.graph import TensorSpec
 from jettison.spec import output_shape
 
@@ -31,13 +32,36 @@ def kernels(op: str, dtype: str = "f32") -> list[tuple[str, str, str]]:
 def constants(fmt: str, params: Mapping[str, np.ndarray], pattern: Format | None) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
     """The op's constants as a kernel of format `fmt` takes them; `params["weight"]` is (k, r, s, c)."""
     parts = {role: np.ascontiguousarray(a) for role, a in params.items()}
-    if fmt != "nm":
+    if fmt == "dense" or pattern is None:
         return parts, (0, 0)
     weight = parts.pop("weight")
-    assert isinstance(pattern, NM)
     encoded = pattern.encode(weight, "test")
-    positions = pattern.positions(encoded, weight.shape, "test")
-    return {**parts, "values": encoded["values"], "positions": positions}, (pattern.n, pattern.m)
+    if isinstance(pattern, NM):
+        positions = pattern.positions(encoded, weight.shape, "test")
+        return {**parts, "values": encoded["values"], "positions": positions}, (pattern.n, pattern.m)
+    assert isinstance(pattern, Block)
+    values, positions = pattern.positions(encoded, weight.shape, "test")
+    return {**parts, "values": values, "positions": positions, "blocks": pattern.columns(encoded, weight.shape, "test")}, pattern.groups
+
+
+# a pattern for each format that kernels know
+EXAMPLES: dict[str, Format] = {"dense": Dense(), "nm": NM(1, 4), "block": Block(16, 16, NM(2, 4), 0.5)}
+
+
+def fits(pattern: Format, shape: tuple[int, ...]) -> bool:
+    """True if weights of this (k, r, s, c) can have the pattern."""
+    try:
+        pattern.check(shape, "test")
+    except FormatError:
+        return False
+    return True
+
+
+def pruned(weight: np.ndarray, pattern: Format, score: np.ndarray | None = None) -> np.ndarray:
+    """`weight` in the pattern; what has the largest |score| stays."""
+    if isinstance(pattern, Dense):
+        return weight
+    return weight * pattern.mask(weight if score is None else score)  # type: ignore[attr-defined]
 
 
 def accepts(

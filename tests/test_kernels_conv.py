@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jettison import reference
-from jettison.formats import NM, Dense, Format
-from native_op import accepts, constants, kernels, run
+from jettison.formats import NM, Block, Dense, Format
+from native_op import EXAMPLES, accepts, constants, fits, kernels, pruned, run
 
 # n, h, w, c, k, r, s, stride, pad (t, l, b, r), dilation, groups
 SHAPES = {
@@ -23,6 +23,7 @@ SHAPES = {
     "one output channel": (1, 7, 7, 16, 1, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 1),
     "padding wider than the image": (1, 2, 2, 16, 8, 5, 5, (1, 1), (4, 4, 4, 4), (1, 1), 1),
     "many channels": (1, 7, 7, 272, 130, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "many whole blocks": (1, 7, 6, 192, 144, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 1),
     "depthwise": (2, 9, 11, 37, 37, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 37),
     "depthwise, stride 2, 5x5": (1, 10, 13, 48, 48, 5, 5, (2, 2), (2, 2, 2, 2), (1, 1), 48),
     "depthwise, multiplier 2": (1, 8, 8, 12, 24, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 12),
@@ -33,6 +34,7 @@ SHAPES = {
     "groups of 32 to 20": (1, 5, 6, 64, 40, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 2),
 }
 PATTERNS = [Dense(), NM(2, 4), NM(1, 4), NM(1, 16), NM(1, 1), NM(3, 3), NM(2, 3), NM(5, 8), NM(1, 32)]
+PATTERNS += [Block(16, 16, NM(2, 4), 0.3), Block(32, 16), Block(32, 32, NM(1, 32), 0.5), Block(16, 64, NM(3, 16), 0.2), Block(64, 32, keep=0.4)]
 ACTS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 
 
@@ -42,14 +44,17 @@ def conv_attrs(shape: tuple, act: str = "none") -> dict:
             "act": act, "alpha": 0.1 if act == "leaky_relu" else 0.0}  # fmt: skip
 
 
+def weight_shape(shape: tuple) -> tuple[int, int, int, int]:
+    _, _, _, c, k, r, s, *_, groups = shape
+    return k, r, s, c // groups
+
+
 def arrays(shape: tuple, pattern: Format, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     n, h, w, c, k, r, s, *_, groups = shape
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, h, w, c)).astype(np.float32)
     weight = rng.standard_normal((k, r, s, c // groups)).astype(np.float32)
-    if isinstance(pattern, NM):
-        weight *= pattern.mask(weight)
-    return [x], {"weight": weight, "bias": rng.standard_normal(k).astype(np.float32)}
+    return [x], {"weight": pruned(weight, pattern), "bias": rng.standard_normal(k).astype(np.float32)}
 
 
 def check(out: np.ndarray, want: np.ndarray, depth: int) -> None:
@@ -61,11 +66,8 @@ def test_every_conv_kernel_on_every_shape_and_pattern() -> None:
     seen = set()
     for kernel, fmt, isa in kernels("conv"):
         for name, shape in SHAPES.items():
-            for pattern in PATTERNS if fmt == "nm" else PATTERNS[:1]:
-                groups, c = shape[-1], shape[3]
-                if isinstance(pattern, NM) and (c // groups) % pattern.m:
-                    continue
-                if fmt == "nm" and not isinstance(pattern, NM):
+            for pattern in PATTERNS:
+                if pattern.kind != fmt or not fits(pattern, weight_shape(shape)):
                     continue
                 inputs, params = arrays(shape, pattern)
                 parts = constants(fmt, params, pattern)
@@ -87,8 +89,8 @@ def test_every_conv_kernel_on_every_shape_and_pattern() -> None:
 @pytest.mark.parametrize("residual", [False, True])
 def test_epilogue(act: str, residual: bool) -> None:
     for kernel, fmt, isa in kernels("conv"):
-        pattern = NM(1, 4) if fmt == "nm" else Dense()
-        shape = SHAPES["depthwise"] if kernel == "depthwise" else SHAPES["groups, odd widths"] if kernel == "grouped" else SHAPES["3x3"]
+        pattern = EXAMPLES[fmt]
+        shape = SHAPES[{"depthwise": "depthwise", "grouped": "groups, odd widths", "block": "stride 2"}.get(kernel, "3x3")]
         inputs, params = arrays(shape, pattern)
         attrs = conv_attrs(shape, act)
         want = reference.compute("conv", inputs, attrs, params)
@@ -101,7 +103,7 @@ def test_epilogue(act: str, residual: bool) -> None:
 
 def test_without_bias() -> None:
     for kernel, fmt, isa in kernels("conv"):
-        pattern = NM(2, 4) if fmt == "nm" else Dense()
+        pattern = EXAMPLES[fmt]
         shape = SHAPES["depthwise"] if kernel == "depthwise" else SHAPES["groups of 8"] if kernel == "grouped" else SHAPES["1x1"]
         inputs, params = arrays(shape, pattern)
         del params["bias"]
@@ -110,16 +112,14 @@ def test_without_bias() -> None:
 
 
 @pytest.mark.parametrize("rows", [(), (5,), (2, 3)])
-@pytest.mark.parametrize(("c", "k"), [(64, 10), (48, 1000), (3, 5)])
+@pytest.mark.parametrize(("c", "k"), [(64, 10), (48, 1000), (80, 112), (3, 5)])
 def test_linear(rows: tuple[int, ...], c: int, k: int) -> None:
     rng = np.random.default_rng(0)
     for kernel, fmt, isa in kernels("conv"):
-        pattern = NM(1, 4) if fmt == "nm" else Dense()
-        if kernel in ("depthwise", "grouped") or (isinstance(pattern, NM) and c % pattern.m):
+        pattern = EXAMPLES[fmt]
+        if kernel in ("depthwise", "grouped") or not fits(pattern, (k, 1, 1, c)):
             continue
-        weight = rng.standard_normal((k, 1, 1, c)).astype(np.float32)
-        if isinstance(pattern, NM):
-            weight *= pattern.mask(weight)
+        weight = pruned(rng.standard_normal((k, 1, 1, c)).astype(np.float32), pattern)
         params = {"weight": weight, "bias": rng.standard_normal(k).astype(np.float32)}
         x = rng.standard_normal((3, *rows, c)).astype(np.float32)
         attrs = {"k": k, "act": "none", "alpha": 0.0}
@@ -155,10 +155,10 @@ def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
 
 def test_threads_do_not_change_a_bit() -> None:
     for kernel, fmt, isa in kernels("conv"):
-        if kernel not in ("dense", "nm"):
+        if kernel not in ("dense", "nm", "block"):
             continue
-        pattern = NM(1, 4) if fmt == "nm" else Dense()
-        inputs, params = arrays(SHAPES["many channels"], pattern)
+        pattern, shape = EXAMPLES[fmt], SHAPES["many whole blocks"]
+        inputs, params = arrays(shape, pattern)
         parts = constants(fmt, params, pattern)
-        one, three = (run(kernel, isa, "conv", inputs, conv_attrs(SHAPES["many channels"]), parts, threads=t) for t in (1, 3))
+        one, three = (run(kernel, isa, "conv", inputs, conv_attrs(shape), parts, threads=t) for t in (1, 3))
         np.testing.assert_array_equal(one, three)

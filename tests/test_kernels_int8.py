@@ -11,8 +11,8 @@ from jettison import quantized
 from jettison.formats import NM, Dense, Format
 from jettison.graph import TensorSpec
 from jettison.spec import output_shape
-from native_op import accepts, constants, kernels, run
-from test_kernels_conv import PATTERNS, SHAPES, conv_attrs
+from native_op import EXAMPLES, accepts, constants, fits, kernels, pruned, run
+from test_kernels_conv import PATTERNS, SHAPES, conv_attrs, weight_shape
 
 X = TensorSpec("x", (1,), "u8", 0.021, 117)
 RESIDUAL = TensorSpec("r", (1,), "u8", 0.033, 60)
@@ -37,8 +37,7 @@ def layer(shape: tuple, pattern: Format, seed: int = 0, extreme: bool = False) -
     if extreme:
         x = np.where(x > 60, 255, 0).astype(np.uint8)
         weight = np.where(weight > -90, 127, -127).astype(np.int8)
-    if isinstance(pattern, NM):
-        weight *= pattern.mask(rng.random(weight.shape))
+    weight = pruned(weight, pattern, rng.random(weight.shape))
     depth = weight[0].size
     multiplier = (0.02 / np.sqrt(depth) * rng.uniform(0.5, 1.5, k)).astype(np.float32)
     bias = rng.integers(-2000, 2000, k).astype(np.int32) - X.zero * weight.reshape(k, -1).sum(axis=1, dtype=np.int32)
@@ -61,8 +60,8 @@ def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
     seen = set()
     for kernel, fmt, isa in convolutions():
         for name, shape in SHAPES.items():
-            for pattern in PATTERNS if fmt == "nm" else PATTERNS[:1]:
-                if (fmt == "nm") != isinstance(pattern, NM) or (isinstance(pattern, NM) and (shape[3] // shape[-1]) % pattern.m):
+            for pattern in PATTERNS:
+                if pattern.kind != fmt or not fits(pattern, weight_shape(shape)):
                     continue
                 inputs, params = layer(shape, pattern, extreme=extreme)
                 types: list[Any] = [X, output()]
@@ -79,8 +78,8 @@ def test_every_conv_on_every_shape_and_pattern(extreme: bool) -> None:
 @pytest.mark.parametrize("out", [output(), output(0.0004, 0), output(30.0, 255), FLOAT], ids=["u8", "saturated", "coarse", "f32"])
 def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
     for kernel, fmt, isa in convolutions():
-        pattern = NM(1, 4) if fmt == "nm" else Dense()
-        shape = SHAPES["depthwise"] if "depthwise" in kernel else SHAPES["groups, odd widths"] if "grouped" in kernel else SHAPES["3x3"]
+        pattern = EXAMPLES[fmt]
+        shape = SHAPES[{"depthwise_i8": "depthwise", "grouped_i8": "groups, odd widths", "block_i8": "stride 2"}.get(kernel, "3x3")]
         inputs, params = layer(shape, pattern, seed=1)
         types = [X, out]
         if residual:
@@ -90,11 +89,11 @@ def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
         same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(shape, act), params, pattern, act)
 
 
-@pytest.mark.parametrize(("c", "k"), [(64, 10), (512, 1000), (3, 5)])
+@pytest.mark.parametrize(("c", "k"), [(64, 10), (512, 1000), (80, 112), (3, 5)])
 def test_linear_to_float_and_u8(c: int, k: int) -> None:
     for kernel, fmt, isa in convolutions():
-        pattern = NM(1, 4) if fmt == "nm" else Dense()
-        if "depthwise" in kernel or "grouped" in kernel or (fmt == "nm" and c % 4):
+        pattern = EXAMPLES[fmt]
+        if "depthwise" in kernel or "grouped" in kernel or not fits(pattern, (k, 1, 1, c)):
             continue
         inputs, params = layer((3, 1, 1, c, k, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1), pattern)
         flat = [inputs[0].reshape(3, c)]

@@ -95,7 +95,7 @@ void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Piece at = piece(plan(a), job);
   const Head h = head(a, kWidth);
-  BlockI8 b = block_i8(call, h, at, kWidth);
+  BlockI8 b = block_of(call, h, at, kWidth);
   b.weights = (const uint8_t*)call.packed + h.bytes + at.block * block_bytes(a);
   switch (ceil_div(b.width, W)) {
     case 1:

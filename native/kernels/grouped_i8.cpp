@@ -115,7 +115,7 @@ void run(const Call& call, int64_t job) {
   const Piece at = piece(plan(a), job);
   const uint8_t* packed = (const uint8_t*)call.packed;
   const Part& p = ((const Part*)(packed + parts_at(a)))[at.block];
-  BlockI8 b = block_i8(call, head(a, W), at, W);
+  BlockI8 b = block_of(call, head(a, W), at, W);
   b.image += p.channel;
   b.counts = packed + p.counts;
   b.weights = packed + p.entries;

@@ -12,7 +12,7 @@
 // count in the block and the rest is filled with zero values: still right, less fast.
 //
 //   packed: bytes of a block | zeros | bias | per block: counts (r·s·windows bytes) | per window, q, vector: W index bytes, W values
-#include "../conv.h"
+#include "../gather.h"
 #include "../kept.h"
 
 namespace jettison {
@@ -21,7 +21,6 @@ namespace {
 
 constexpr int kVectors = kRegisters == 32 ? 2 : 1;  // vectors of output channels per block
 constexpr int kPixels = kRegisters == 32 ? 8 : 4;   // pixels per tile
-constexpr int64_t kEntry = W + W * 4;               // bytes of one packed vector: indices, values
 constexpr int64_t kWidth = kVectors * W;
 
 int64_t windows(const Problem& a) { return ceil_div(a.c, W); }
@@ -72,8 +71,7 @@ void pack(const Problem& a, const Constants& c, void* packed) {
         const int64_t lane = o % W, vector = o % kWidth / W;
         uint8_t* e = entry + vector * kEntry;
         each_kept<float>(a, c, o, step / windows(a), step % windows(a), W, [&](int64_t index, float value) {
-          e[lane] = (uint8_t)index;
-          std::memcpy(e + W + lane * 4, &value, 4);
+          put_kept(e, lane, index, value);
           e += kVectors * kEntry;
         });
       }
@@ -97,25 +95,6 @@ struct Block {
   int64_t width;
 };
 
-// All windows of one tap. Reads up to W − 1 floats past the last channel; no index points there.
-template <int PB, int OB>
-JT_INLINE const uint8_t* accumulate(f32v (&acc)[PB][OB], const float* const (&in)[PB], const uint8_t* e, const uint8_t* counts,
-                                    int64_t windows) {
-  for (int64_t i = 0; i < windows; ++i) {
-    f32v x[PB];
-    for (int p = 0; p < PB; ++p) x[p] = load(in[p] + i * W);
-    for (int64_t q = counts[i]; q > 0; --q) {
-      for (int o = 0; o < OB; ++o) {
-        const uint8_t* entry = e + o * kEntry;
-        const f32v value = load((const float*)(entry + W));
-        for (int p = 0; p < PB; ++p) acc[p][o] = fma(permute(entry, x[p]), value, acc[p][o]);
-      }
-      e += kVectors * kEntry;
-    }
-  }
-  return e;
-}
-
 template <int PB, int OB>
 void tile(const Problem& a, const Block& b, int64_t pixel) {
   Tile<float, PB> t;
@@ -131,7 +110,7 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   for (int64_t r = 0; r < a.r; ++r)
     for (int64_t s = 0; s < a.s; ++s) {
       tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
-      e = accumulate<PB, OB>(acc, in, e, counts, per_tap);
+      e = gather_tap<kVectors, PB, OB>(acc, in, e, counts, per_tap);
       counts += per_tap;
     }
   finish<PB, OB>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, b.width);

@@ -83,7 +83,7 @@ void run(const Call& call, int64_t job) {
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
   int64_t stride;
   std::memcpy(&stride, packed, sizeof stride);
-  BlockI8 b = block_i8(call, h, at, kWidth);
+  BlockI8 b = block_of(call, h, at, kWidth);
   b.counts = packed + kHeaderBytes + at.block * stride;
   b.weights = b.counts + counts_bytes(a);
   if (kVectors == 1 || b.width <= W) return pixels_of<1>(a, b, at);

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import _native
 from .errors import InputError, KernelError
-from .formats import NM, Cost
+from .formats import NM, Block, Cost
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem, weight_shape
 from .plan import plan
 from .spec import check
@@ -230,6 +230,11 @@ class Session:
             encoded = self.graph.weight_parts(op)
             positions = op.format.positions(encoded, weight_shape(self.graph, op), op.name)
             return {**parts, "values": encoded["values"], "positions": positions}, (op.format.n, op.format.m)
+        if isinstance(op.format, Block) and fmt == "block":
+            shape, encoded = weight_shape(self.graph, op), self.graph.weight_parts(op)
+            values, positions = op.format.positions(encoded, shape, op.name)
+            columns = op.format.columns(encoded, shape, op.name)
+            return {**parts, "values": values, "positions": positions, "blocks": columns}, op.format.groups
         return None
 
     def _measure(self, op: Op, size: Any, row: tuple) -> float:

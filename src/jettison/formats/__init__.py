@@ -17,13 +17,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import FormatError, PatternError
+from .block import Block
 from .cost import Cost
 from .dense import Dense
 from .element import ELEMENTS
 from .lut import Lut
 from .nm import NM
 
-__all__ = ["ELEMENTS", "FORMATS", "NM", "Cost", "Dense", "Format", "Lut", "from_json", "parse", "to_json"]
+__all__ = ["ELEMENTS", "FORMATS", "NM", "Block", "Cost", "Dense", "Format", "Lut", "from_json", "parse", "to_json"]
 
 
 @runtime_checkable
@@ -61,24 +62,31 @@ class Format(Protocol):
 FORMATS: dict[str, type] = {
     "dense": Dense,
     "nm": NM,
+    "block": Block,
     "lut": Lut,
 }
 
 
 def parse(text: str) -> Format:
-    """`"dense"`, `"N:M"` or `"lutV"` as typed on the command line. Errors: PatternError."""
+    """`"dense"`, `"N:M"`, `"ROWSxCOLUMNS/INNER@KEEP%"` or `"lutV"` as typed on the command line. Errors: PatternError."""
     if text == "dense":
         return Dense()
     if text.startswith("lut"):
         return Lut.parse(text)
+    if "/" in text:
+        return Block.parse(text)
     if ":" in text:
         return NM.parse(text)
-    raise PatternError(f"pattern {text!r} is not known; write 'dense' or 'N:M', for example '1:4', or 'lutV', for example 'lut9'")
+    raise PatternError(
+        f"pattern {text!r} is not known; write 'dense' or 'N:M', for example '1:4', or blocks, for example '32x64/2:4@25%', "
+        "or 'lutV', for example 'lut9'"
+    )
 
 
 def to_json(fmt: Format) -> dict[str, Any]:
-    """{"kind": "nm", "n": 1, "m": 4}: the kind and the dataclass fields."""
-    return {"kind": fmt.kind, **{f: getattr(fmt, f) for f in _field_names(type(fmt))}}
+    """{"kind": "nm", "n": 1, "m": 4}: the kind and the dataclass fields, a format among them in the same way."""
+    values = {f: getattr(fmt, f) for f in _field_names(type(fmt))}
+    return {"kind": fmt.kind, **{f: to_json(v) if isinstance(v, Format) else v for f, v in values.items()}}
 
 
 def from_json(obj: Any, where: str) -> Format:
@@ -91,7 +99,7 @@ def from_json(obj: Any, where: str) -> Format:
     if set(given) != set(_field_names(cls)):
         raise FormatError(f"{where}: format {obj['kind']} needs fields {_field_names(cls)}, got {sorted(given)}")
     try:
-        return cls(**given)
+        return cls(**{f: from_json(v, where) if isinstance(v, dict) else v for f, v in given.items()})
     except PatternError as e:
         raise FormatError(f"{where}: {e}") from e
 

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import FormatError, PatternError
+from .bits import pack_bits, stream_bytes, unpack_bits
 from .element import WEIGHT_TYPES, weights
 
 M_MAX = 64
@@ -87,7 +88,7 @@ class NM:
         # kept first (nonzeros, then the lowest free positions), then back into channel order
         order = np.sort(np.argsort(flat == 0, axis=1, kind="stable")[:, : self.n], axis=1)
         values = np.take_along_axis(flat, order, axis=1).reshape(k, r, s, c // self.m * self.n)
-        return {"values": values, "indices": _pack_bits(order.astype(np.uint8).ravel(), self.index_bits)}
+        return {"values": values, "indices": pack_bits(order.astype(np.uint8), self.index_bits)}
 
     def positions(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
         """uint8 positions inside the group, shaped like `values`; checks every part. Errors: FormatError."""
@@ -100,10 +101,10 @@ class NM:
         if values.shape != kept or values.dtype not in WEIGHT_TYPES:
             raise FormatError(f"{where}: 'values' must be float32 or int8 {kept}, got {values.dtype} {values.shape}")
         count = int(np.prod(kept))
-        need = (count * self.index_bits + 7) // 8
+        need = stream_bytes(count, self.index_bits)
         if indices.dtype != np.uint8 or indices.shape != (need,):
             raise FormatError(f"{where}: 'indices' must be uint8 ({need},), got {indices.dtype} {indices.shape}")
-        pos = _unpack_bits(indices, self.index_bits, count).reshape(-1, self.n)
+        pos = unpack_bits(indices, self.index_bits, count).reshape(-1, self.n)
         if pos.size and (pos.max(initial=0) >= self.m or (np.diff(pos.astype(np.int16), axis=1) <= 0).any()):
             raise FormatError(f"{where}: 'indices' are not ascending positions below {self.m}; the file is damaged")
         return pos.reshape(kept)
@@ -119,14 +120,3 @@ class NM:
 
     def density(self, shape: tuple[int, ...]) -> float:
         return self.n / self.m
-
-
-def _pack_bits(v: np.ndarray, bits: int) -> np.ndarray:
-    """Little-endian stream of the low `bits` of each value."""
-    planes = (v[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
-    return np.packbits(planes.ravel(), bitorder="little")
-
-
-def _unpack_bits(stream: np.ndarray, bits: int, count: int) -> np.ndarray:
-    planes = np.unpackbits(stream, count=count * bits, bitorder="little").reshape(count, bits)
-    return (planes << np.arange(bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Which weights a format keeps, as a PyTorch mask: the same rule as `formats/*.py`, differentiable code's side.
 
-PyTorch stores weights as (k, c, r, s) or (k, c); the groups of N:M run along dimension 1.
+PyTorch stores weights as (k, c, r, s) or (k, c); the groups of N:M and the blocks' columns run along dimension 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..formats import NM, Dense, Format
+from ..formats import NM, Block, Dense, Format
 
 
 def keep_mask(weight: Tensor, fmt: Format) -> Tensor:
@@ -21,6 +21,9 @@ def keep_mask(weight: Tensor, fmt: Format) -> Tensor:
         return torch.ones_like(weight, dtype=torch.bool)
     if isinstance(fmt, NM):
         return nm_mask(weight, fmt.n, fmt.m)
+    if isinstance(fmt, Block):
+        inside = keep_mask(weight, fmt.inner)
+        return inside & expand_blocks(largest_blocks(block_sums(weight.abs(), fmt), fmt.kept(krsc_shape(weight))), weight, fmt)
     raise NotImplementedError(f"no mask is defined for format {fmt}")
 
 
@@ -58,6 +61,25 @@ def _choose_by_rank(members: Sequence[Tensor], chosen: Sequence[Tensor], n: int)
             beaten[i] += ~before_wins
     for count, c in zip(beaten, chosen):
         c.copy_(count < n)
+
+
+def block_sums(score: Tensor, fmt: Block) -> Tensor:
+    """Σ of `score`, shaped like a weight, over each block: (k / rows, T), T = r·s·c / cols in the order (r, s, c)."""
+    rows = score.detach().float().movedim(1, -1).reshape(score.shape[0], -1)
+    return rows.reshape(len(rows) // fmt.rows, fmt.rows, -1, fmt.cols).sum((1, 3))
+
+
+def largest_blocks(sums: Tensor, kept: int) -> Tensor:
+    """Bool like `sums` (block-rows, T): the `kept` largest of each row; ties go to the lowest column."""
+    order = sums.argsort(dim=1, descending=True, stable=True)[:, :kept]
+    return torch.zeros_like(sums, dtype=torch.bool).scatter_(1, order, True)
+
+
+def expand_blocks(blocks: Tensor, weight: Tensor, fmt: Block) -> Tensor:
+    """(k / rows, T) per block → per weight, shaped like `weight`."""
+    k, c, *window = weight.shape
+    rows = blocks.repeat_interleave(fmt.rows, 0).repeat_interleave(fmt.cols, 1)
+    return rows.reshape(k, *window, c).movedim(-1, 1)
 
 
 def to_krsc(weight: Tensor) -> np.ndarray:

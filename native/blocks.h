@@ -1,0 +1,133 @@
+// Block-sparse weights (formats/block.py) as a skip list of kept windows: what block and block_i8 share.
+//
+// The outputs of a block-row keep the same blocks, so a unit, `vectors` vectors of its output channels, walks over one list:
+// for each tap the windows that hold a kept block, for each of those its entries (gather.h, gather_i8.h). What was removed
+// costs nothing, not even a count.
+//
+//   packed: header (vectors of a unit, offset of each unit) | per unit: taps (r·s) | windows | counts | entries
+#pragma once
+#include "kept.h"
+
+namespace jettison {
+namespace JETTISON_ISA_NAME {
+
+// rows, cols: of a block. kept: blocks of a block-row. per_block: kept weights of one output channel in a block.
+struct Blocks {
+  int64_t rows, cols, kept, per_block, n, m;
+  const uint32_t* columns;  // (k / rows, kept)
+  const uint8_t* positions;
+  const void* values;  // (k, 1, kept, per_block)
+};
+
+JT_INLINE const Constant* item(const Constants& c, const char* role) {
+  for (int i = 0; i < c.count; ++i)
+    if (std::strcmp(c.items[i].role, role) == 0) return c.items + i;
+  return nullptr;
+}
+
+// False if the constants are not those of block-sparse weights.
+JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
+  const Constant *columns = item(c, "blocks"), *values = item(c, "values"), *positions = item(c, "positions");
+  if (!columns || !values || !positions || c.m < 1 || a.groups != 1 || columns->d[0] < 1 || a.k % columns->d[0]) return false;
+  *b = {a.k / columns->d[0], values->d[3] / c.n * c.m,         columns->d[1], values->d[3], c.n, c.m,
+        (const uint32_t*)columns->data, (const uint8_t*)positions->data, values->data};
+  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0;
+}
+
+constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
+constexpr int64_t kJobWidth = kUnitVectors * W;  // output channels of a job: one unit, or two where a block has fewer rows
+
+// Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
+struct Units {
+  int64_t width;  // output channels of a unit
+  int64_t taps_bytes, windows_bytes, counts_bytes, entries_bytes;
+  int64_t bytes() const { return taps_bytes + windows_bytes + counts_bytes + entries_bytes; }
+};
+constexpr int64_t kUnitsBytes = align64(sizeof(Units));  // stored first: run knows only the problem
+
+// window: channels. depth: kept weights of one output channel in an entry.
+JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes) {
+  const int64_t width = min64(b.rows, kJobWidth), windows = b.kept * max64(1, b.cols / window);
+  const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), depth);
+  const int64_t exact = ceil_div(b.kept * b.per_block, depth) + windows;
+  const int64_t entries = b.m <= window ? min64(full, exact) : full;  // groups wider than a window fill windows unevenly
+  return {width, align64(a.r * a.s * 2), align64(windows * 2), align64(windows), align64(entries * width / W * entry_bytes)};
+}
+
+// The lists of one unit.
+struct Unit {
+  const uint16_t *taps, *windows;
+  const uint8_t *counts, *entries;
+};
+
+JT_INLINE Unit unit(const uint8_t* packed, const Units& u, int64_t index) {
+  const uint8_t* at = packed + kUnitsBytes + index * u.bytes();
+  const uint8_t* counts = at + u.taps_bytes + u.windows_bytes;
+  return {(const uint16_t*)at, (const uint16_t*)(at + u.taps_bytes), counts, counts + u.counts_bytes};
+}
+
+// Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.
+template <class T>
+struct UnitWriter {
+  const Problem& a;
+  const Blocks& b;
+  int64_t width, window, depth, entry_bytes, first;  // first: output channel
+  uint16_t *taps, *windows;
+  uint8_t *counts, *entries;
+  int64_t tap = -1, at = -1;  // the window that is open
+  int64_t kept[kJobWidth] = {};
+
+  template <class Put>
+  void block(int64_t j, Put put) {
+    const int64_t per_tap = a.c / b.cols, column = b.columns[first / b.rows * b.kept + j], channel = column % per_tap * b.cols;
+    for (int64_t from = 0; from < b.cols; from += window) {
+      open(column / per_tap, (channel + from) / window);
+      for (int64_t o = 0; o < width; ++o) outputs(j, o, from, channel - at * window, put);
+    }
+  }
+
+  void open(int64_t new_tap, int64_t new_window) {
+    if (new_tap == tap && new_window == at) return;
+    if (tap >= 0) close();
+    tap = new_tap;
+    at = new_window;
+    ++taps[tap];
+    *windows++ = (uint16_t)at;
+    std::memset(kept, 0, sizeof kept);
+  }
+
+  // The fullest output decides how many entries there are; the others are filled up with zeros.
+  void close() {
+    entries += *counts * (width / W) * entry_bytes;
+    ++counts;
+  }
+
+  template <class Put>
+  void outputs(int64_t j, int64_t o, int64_t from, int64_t shift, Put put) {
+    const int64_t row = ((first + o) * b.kept + j) * b.per_block;
+    const T* values = (const T*)b.values + row;
+    for (int64_t i = 0; i < b.per_block; ++i) {
+      const int64_t channel = i / b.n * b.m + b.positions[row + i];
+      if (channel < from || channel >= from + window || values[i] == 0) continue;
+      uint8_t* entry = entries + (kept[o] / depth * (width / W) + o / W) * entry_bytes;
+      put(entry, o % W, kept[o] % depth, channel + shift, values[i]);
+      *counts = (uint8_t)max64(*counts, ceil_div(++kept[o], depth));
+    }
+  }
+};
+
+// Writes all units. put(entry, lane, j, index, value): the j-th kept weight of that lane in the entry.
+template <class T, class Put>
+void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes, uint8_t* packed, Put put) {
+  const Units u = units(a, b, window, depth, entry_bytes);
+  std::memcpy(packed, &u, sizeof u);
+  for (int64_t i = 0; i < a.k / u.width; ++i) {
+    const Unit lists = unit(packed, u, i);
+    UnitWriter<T> w{a, b, u.width, window, depth, entry_bytes, i * u.width, (uint16_t*)lists.taps, (uint16_t*)lists.windows,
+                    (uint8_t*)lists.counts, (uint8_t*)lists.entries};
+    for (int64_t j = 0; j < b.kept; ++j) w.block(j, put);
+  }
+}
+
+}  // namespace JETTISON_ISA_NAME
+}  // namespace jettison
