@@ -35,7 +35,8 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
 }
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
-constexpr int64_t kJobWidth = kUnitVectors * W;  // output channels of a job: one unit, or two where a block has fewer rows
+constexpr int64_t kJobWidth = 16 * W;              // output channels of a job: several units
+constexpr int64_t kGroupBytes = 24 << 10;          // entries that stay in the first-level cache while a tile meets unit after unit
 
 // Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
 struct Units {
@@ -47,12 +48,15 @@ constexpr int64_t kUnitsBytes = align64(sizeof(Units));  // stored first: run kn
 
 // window: channels. depth: kept weights of one output channel in an entry.
 JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes) {
-  const int64_t width = min64(b.rows, kJobWidth), windows = b.kept * max64(1, b.cols / window);
+  const int64_t width = min64(b.rows, kUnitVectors * W), windows = b.kept * max64(1, b.cols / window);
   const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), depth);
   const int64_t exact = ceil_div(b.kept * b.per_block, depth) + windows;
   const int64_t entries = b.m <= window ? min64(full, exact) : full;  // groups wider than a window fill windows unevenly
   return {width, align64(a.r * a.s * 2), align64(windows * 2), align64(windows), align64(entries * width / W * entry_bytes)};
 }
+
+// Units that a tile meets one after the other.
+JT_INLINE int64_t group_of(const Units& u) { return max64(1, kGroupBytes / max64(u.entries_bytes, 1)); }
 
 // The lists of one unit.
 struct Unit {
@@ -75,7 +79,7 @@ struct UnitWriter {
   uint16_t *taps, *windows;
   uint8_t *counts, *entries;
   int64_t tap = -1, at = -1;  // the window that is open
-  int64_t kept[kJobWidth] = {};
+  int64_t kept[kUnitVectors * W] = {};
 
   template <class Put>
   void block(int64_t j, Put put) {

@@ -78,14 +78,25 @@ JT_INLINE BlockI8 block_of(const Call& call, const Head& h, const Piece& at, int
 template <bool Residual, bool Full, int PB, int OB>
 JT_INLINE void finish_u8(const Problem& a, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
   const EpilogueI8 end = b.end;
-  for (int o = 0; o < OB; ++o) {
+  const auto real = [&](int i, int o, f32v multiplier, int64_t at) {
+    f32v t = mul(to_float(acc[i][o]), multiplier);
+    if (Residual) t = add(t, mul(load_centred(b.residual + at, end.residual_zero), end.ratio));
+    return t;
+  };
+  int o = 0;
+  if (Full)
+    for (; o + 1 < OB; o += 2) {
+      const f32v m0 = load(b.multiplier + o * W), m1 = load(b.multiplier + o * W + W);
+      for (int i = 0; i < PB; ++i) {
+        const int64_t at = (pixel + i) * a.k + o * W;
+        store_requantized_pair((uint8_t*)b.out + at, end.to, real(i, o, m0, at), real(i, o + 1, m1, at + W));
+      }
+    }
+  for (; o < OB; ++o) {
     const f32v multiplier = load(b.multiplier + o * W);
-    const int64_t left = Full ? W : b.width - o * W;
     for (int i = 0; i < PB; ++i) {
       const int64_t at = (pixel + i) * a.k + o * W;
-      f32v t = mul(to_float(acc[i][o]), multiplier);
-      if (Residual) t = add(t, mul(load_centred(b.residual + at, end.residual_zero), end.ratio));
-      store_u8_first((uint8_t*)b.out + at, requantize(end.to, t), left);
+      store_u8_first((uint8_t*)b.out + at, requantize(end.to, real(i, o, multiplier, at)), Full ? W : b.width - o * W);
     }
   }
 }

@@ -227,6 +227,21 @@ JT_INLINE Requantize requantize_to(const Quantization& q, Act act) {
 // The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow. NaN becomes the lowest.
 JT_INLINE i32v requantize(const Requantize& r, f32v t) { return add(round_to_i32(min(max(t, r.low), r.high)), r.zero); }
 
+// requantize and store of 2·W neighbours. Packing saturates, so that it clamps on its way; what remains is the upper bound,
+// since a sum too large for int32 would become the smallest. NaN passes it and becomes the lowest.
+JT_INLINE void store_requantized_pair(uint8_t* p, const Requantize& r, f32v t, f32v u) {
+#if defined(JETTISON_AVX512)
+  const __m512i zero = _mm512_packs_epi32(r.zero, r.zero), low = add(_mm512_cvtps_epi32(r.low), r.zero);
+  const __m512i words = _mm512_adds_epi16(_mm512_packs_epi32(round_to_i32(min(r.high, t)), round_to_i32(min(r.high, u))), zero);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+  const __m256i bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, words)));
+  _mm256_storeu_si256((__m256i*)p, _mm256_max_epu8(bytes, _mm256_broadcastb_epi8(_mm512_castsi512_si128(low))));
+#else
+  store_u8_first(p, requantize(r, t), W);
+  store_u8_first(p + W, requantize(r, u), W);
+#endif
+}
+
 JT_INLINE uint8_t requantize_one(const Requantize& r, float t) {
   uint8_t q;
   store_u8_first(&q, requantize(r, set1(t)), 1);

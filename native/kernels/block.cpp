@@ -43,19 +43,15 @@ int64_t jobs(const Problem& a) {
 struct Block {
   const float *zeros, *bias, *image, *residual;
   float* out;
-  Unit lists;
 };
 
 template <int Vectors, int PB>
-void tile(const Problem& a, const Block& b, int64_t pixel) {
-  Tile<float, PB> t;
-  locate(a, b.image, pixel, &t);
+JT_INLINE void accumulate(const Problem& a, const Block& b, const Tile<float, PB>& t, Unit l, int64_t pixel) {
   f32v acc[PB][Vectors];
   for (int o = 0; o < Vectors; ++o) {
     const f32v bias = load(b.bias + o * W);
     for (int p = 0; p < PB; ++p) acc[p][o] = bias;
   }
-  Unit l = b.lists;
   const float *in[PB], *at[PB];
   for (int64_t r = 0; r < a.r; ++r)
     for (int64_t s = 0; s < a.s; ++s) {
@@ -71,10 +67,25 @@ void tile(const Problem& a, const Block& b, int64_t pixel) {
   finish<PB, Vectors>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, Vectors * W);
 }
 
+// `count` units from `first` on. b: of the first of them.
+template <int Vectors, int PB>
+void tile(const Problem& a, Block b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, int64_t pixel) {
+  Tile<float, PB> t;
+  locate(a, b.image, pixel, &t);
+  for (int64_t i = 0; i < count; ++i) {
+    accumulate<Vectors, PB>(a, b, t, unit(packed, u, first + i), pixel);
+    b.bias += u.width;
+    b.out += u.width;
+    if (b.residual) b.residual += u.width;
+  }
+}
+
 template <int Vectors>
-void pixels_of(const Problem& a, const Block& b, const Piece& at) {
+void pixels_of(const Problem& a, const Block& b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, const Piece& at) {
   constexpr int kPixels = kRegisters == 32 ? (Vectors == 1 ? 12 : 8) : 4;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<Vectors, decltype(n)::value>(a, b, pixel); });
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) {
+    tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel);
+  });
 }
 
 void run(const Call& call, int64_t job) {
@@ -83,17 +94,17 @@ void run(const Call& call, int64_t job) {
   const uint8_t *bias = (const uint8_t*)call.packed + zeros_bytes(a), *packed = bias + bias_bytes(a);
   Units u;
   std::memcpy(&u, packed, sizeof u);
-  const int64_t image_out = at.image * a.p * a.q * a.k;
-  for (int64_t first = at.block * kJobWidth; first < min64(a.k, (at.block + 1) * kJobWidth); first += u.width) {
+  const int64_t begin = at.block * kJobWidth / u.width, end = min64(a.k, (at.block + 1) * kJobWidth) / u.width;
+  for (int64_t first = begin; first < end; first += group_of(u)) {
+    const int64_t channel = first * u.width, image_out = at.image * a.p * a.q * a.k + channel, count = min64(group_of(u), end - first);
     Block b;
     b.zeros = (const float*)call.packed;
-    b.bias = (const float*)bias + first;
+    b.bias = (const float*)bias + channel;
     b.image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
-    b.out = (float*)call.out + image_out + first;
-    b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
-    b.lists = unit(packed, u, first / u.width);
-    if (u.width == W) pixels_of<1>(a, b, at);
-    else pixels_of<kUnitVectors>(a, b, at);
+    b.out = (float*)call.out + image_out;
+    b.residual = a.residual ? (const float*)call.in[1] + image_out : nullptr;
+    if (u.width == W) pixels_of<1>(a, b, packed, u, first, count, at);
+    else pixels_of<kUnitVectors>(a, b, packed, u, first, count, at);
   }
 }
 
@@ -103,7 +114,7 @@ double cost(const Problem& a, const Constants& c) {
   if (!read_blocks(a, c, &b)) return 0;
   const double pixels = (double)a.n * a.p * a.q;
   const double pairs = pixels * a.k / W * b.kept * b.per_block;
-  const double loads = pixels * a.k / min64(b.rows, kJobWidth) * b.kept * max64(1, b.cols / W);
+  const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / W);
   const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 1.0 : 8.0;
   return (pairs * cycles + loads) / 0.9 + 5.0 * a.k * b.kept * b.per_block / 8;
 }

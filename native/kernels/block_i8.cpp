@@ -38,9 +38,7 @@ int64_t jobs(const Problem& a) {
 }
 
 template <int Vectors, int PB>
-void tile(const Problem& a, const BlockI8& b, Unit l, int64_t pixel) {
-  Tile<uint8_t, PB> t;
-  locate(a, b.image, pixel, &t);
+JT_INLINE void accumulate(const Problem& a, const BlockI8& b, const Tile<uint8_t, PB>& t, Unit l, int64_t pixel) {
   i32v acc[PB][Vectors];
   for (int o = 0; o < Vectors; ++o) {
     const i32v bias = load_i32(b.bias + o * W);
@@ -61,10 +59,26 @@ void tile(const Problem& a, const BlockI8& b, Unit l, int64_t pixel) {
   finish_i8<PB, Vectors>(a, b, acc, pixel);
 }
 
+// `count` units from `first` on. b: of the first of them.
+template <int Vectors, int PB>
+void tile(const Problem& a, BlockI8 b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, int64_t pixel) {
+  Tile<uint8_t, PB> t;
+  locate(a, b.image, pixel, &t);
+  for (int64_t i = 0; i < count; ++i) {
+    accumulate<Vectors, PB>(a, b, t, unit(packed, u, first + i), pixel);
+    b.bias += u.width;
+    b.multiplier += u.width;
+    b.out = (uint8_t*)b.out + u.width * (b.end.u8 ? 1 : 4);
+    if (b.residual) b.residual += u.width;
+  }
+}
+
 template <int Vectors>
-void pixels_of(const Problem& a, const BlockI8& b, const Unit& l, const Piece& at) {
+void pixels_of(const Problem& a, const BlockI8& b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, const Piece& at) {
   constexpr int kPixels = kRegisters == 32 ? (Vectors == 1 ? 12 : 8) : 4;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<Vectors, decltype(n)::value>(a, b, l, pixel); });
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) {
+    tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel);
+  });
 }
 
 void run(const Call& call, int64_t job) {
@@ -74,13 +88,12 @@ void run(const Call& call, int64_t job) {
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
   Units u;
   std::memcpy(&u, packed, sizeof u);
-  const int64_t begin = at.block * kJobWidth, count = min64(a.k - begin, kJobWidth) / u.width;
-  for (int64_t i = 0; i < count; ++i) {
-    const Piece mine = {at.image, at.first_pixel, at.last_pixel, begin / u.width + i};
-    const BlockI8 b = block_of(call, h, mine, u.width);
-    const Unit l = unit(packed, u, mine.block);
-    if (u.width == W) pixels_of<1>(a, b, l, at);
-    else pixels_of<kUnitVectors>(a, b, l, at);
+  const int64_t begin = at.block * kJobWidth / u.width, end = min64(a.k, (at.block + 1) * kJobWidth) / u.width;
+  for (int64_t first = begin; first < end; first += group_of(u)) {
+    const int64_t count = min64(group_of(u), end - first);
+    const BlockI8 b = block_of(call, h, {at.image, at.first_pixel, at.last_pixel, first}, u.width);
+    if (u.width == W) pixels_of<1>(a, b, packed, u, first, count, at);
+    else pixels_of<kUnitVectors>(a, b, packed, u, first, count, at);
   }
 }
 
@@ -90,7 +103,7 @@ double cost(const Problem& a, const Constants& c) {
   if (!read_blocks(a, c, &b)) return 0;
   const double pixels = (double)a.n * a.p * a.q, quads = b.kept * b.per_block / 4.0;
   const double pairs = pixels * a.k / W * quads;
-  const double loads = pixels * a.k / min64(b.rows, kJobWidth) * b.kept * max64(1, b.cols / kWindow);
+  const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / kWindow);
   const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
   return (pairs * cycles + loads) / 0.9 + 8.0 * a.k * quads / 8;
 }
