@@ -29,14 +29,21 @@ JT_INLINE const Constant* item(const Constants& c, const char* role) {
 JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
   const Constant *columns = item(c, "blocks"), *values = item(c, "values"), *positions = item(c, "positions");
   if (!columns || !values || !positions || c.m < 1 || a.groups != 1 || columns->d[0] < 1 || a.k % columns->d[0]) return false;
-  *b = {a.k / columns->d[0], values->d[3] / c.n * c.m,         columns->d[1], values->d[3], c.n, c.m,
-        (const uint32_t*)columns->data, (const uint8_t*)positions->data, values->data};
+  *b = {a.k / columns->d[0],
+        values->d[3] / c.n * c.m,
+        columns->d[1],
+        values->d[3],
+        c.n,
+        c.m,
+        (const uint32_t*)columns->data,
+        (const uint8_t*)positions->data,
+        values->data};
   return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0;
 }
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
-constexpr int64_t kJobWidth = 16 * W;              // output channels of a job: several units
-constexpr int64_t kGroupBytes = 24 << 10;          // entries that stay in the first-level cache while a tile meets unit after unit
+constexpr int64_t kJobWidth = 16 * W;      // output channels of a job: several units
+constexpr int64_t kGroupBytes = 24 << 10;  // entries that stay in the first-level cache while a tile meets unit after unit
 
 // Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
 struct Units {
@@ -127,8 +134,17 @@ void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t depth
   std::memcpy(packed, &u, sizeof u);
   for (int64_t i = 0; i < a.k / u.width; ++i) {
     const Unit lists = unit(packed, u, i);
-    UnitWriter<T> w{a, b, u.width, window, depth, entry_bytes, i * u.width, (uint16_t*)lists.taps, (uint16_t*)lists.windows,
-                    (uint8_t*)lists.counts, (uint8_t*)lists.entries};
+    UnitWriter<T> w{a,
+                    b,
+                    u.width,
+                    window,
+                    depth,
+                    entry_bytes,
+                    i * u.width,
+                    (uint16_t*)lists.taps,
+                    (uint16_t*)lists.windows,
+                    (uint8_t*)lists.counts,
+                    (uint8_t*)lists.entries};
     for (int64_t j = 0; j < b.kept; ++j) w.block(j, put);
   }
 }

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from graphs import quantized, small
 from jettison import file
 from jettison.errors import FileError, FormatError, GraphError, JettisonError
-from jettison.formats import NM, Dense
+from jettison.formats import NM, Block, Dense
 
 META = {"dataset": "digits", "mean": [0.1, 0.2, 0.3], "accuracy": 98.25, "classes": ["nought", "één"], "recipe": {"epochs": 3}}
 
@@ -51,7 +51,7 @@ def assemble(header: dict, doc: dict, body: bytes, sign: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("make", [small, quantized])
-@pytest.mark.parametrize("fmt", [Dense(), NM(1, 4), NM(2, 4), NM(3, 8), NM(1, 1)], ids=str)
+@pytest.mark.parametrize("fmt", [Dense(), NM(1, 4), NM(2, 4), NM(3, 8), NM(1, 1), Block(16, 32, NM(2, 4), 0.3)], ids=str)
 def test_what_is_saved_is_loaded(tmp_path, fmt, make):
     graph, path = make(fmt), tmp_path / "net.jettison"
     file.save(graph, path, META)

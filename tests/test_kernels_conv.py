@@ -34,7 +34,13 @@ SHAPES = {
     "groups of 32 to 20": (1, 5, 6, 64, 40, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 2),
 }
 PATTERNS = [Dense(), NM(2, 4), NM(1, 4), NM(1, 16), NM(1, 1), NM(3, 3), NM(2, 3), NM(5, 8), NM(1, 32)]
-PATTERNS += [Block(16, 16, NM(2, 4), 0.3), Block(32, 16), Block(32, 32, NM(1, 32), 0.5), Block(16, 64, NM(3, 16), 0.2), Block(64, 32, keep=0.4)]
+PATTERNS += [
+    Block(16, 16, NM(2, 4), 0.3),
+    Block(32, 16),
+    Block(32, 32, NM(1, 32), 0.5),
+    Block(16, 64, NM(3, 16), 0.2),
+    Block(64, 32, keep=0.4),
+]
 ACTS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from jettison.errors import CheckpointError, FormatError, TrainingError
-from jettison.formats import NM
-from jettison.methods import ASP, METHODS, SRSTE, STE, Select, choose_layers, nm_mask, sparsify_
+from jettison.formats import NM, Block
+from jettison.methods import ASP, METHODS, SRSTE, STE, Select, choose_layers, keep_mask, nm_mask, sparsify_
 from jettison.methods.mask import to_krsc
 
 torch.set_num_threads(1)
@@ -46,6 +46,27 @@ def test_mask_is_the_formats_mask_also_on_ties(n: int, m: int, dtype: torch.dtyp
         assert torch.equal(nm_mask(w, n, m), expected)
         assert torch.equal(nm_mask(w.to(memory_format=torch.channels_last), n, m), expected)
         assert torch.equal(nm_mask(w[:, :, 0, 0], n, m), expected[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("fmt", [Block(16, 16, NM(2, 4), 0.3), Block(32, 16, keep=0.5), Block(16, 32, NM(1, 8))], ids=str)
+def test_block_mask_is_the_formats_mask_also_on_ties(fmt: Block) -> None:
+    g = torch.Generator().manual_seed(0)
+    for w in (torch.randn(32, 64, 3, 2, generator=g), torch.ones(32, 64, 1, 1)):
+        expected = torch.from_numpy(fmt.mask(to_krsc(w))).permute(0, 3, 1, 2)
+        assert torch.equal(keep_mask(w, fmt), expected)
+        assert torch.equal(keep_mask(w[:, :, 0, 0], fmt), torch.from_numpy(fmt.mask(to_krsc(w[:, :, :1, :1])))[:, 0, 0])
+
+
+@pytest.mark.parametrize("kind", ["asp", "ste", "srste"])
+def test_magnitude_methods_make_blocks(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(), nn.Linear(32 * 4, 4))
+    fmt = Block(16, 16, NM(2, 4), 0.3)
+    handle = sparsify_(model, fmt, METHODS[kind]())
+    nn.functional.cross_entropy(model(images()), torch.tensor([0, 1, 2, 3, 0])).backward()
+    handle.step()
+    assert handle.finish() == {"2": fmt}
+    assert int((model[2].weight != 0).sum()) == round(model[2].weight.numel() * fmt.density((32, 3, 3, 32)))
 
 
 def test_mask_compares_magnitudes_that_differ_in_the_last_bit() -> None:

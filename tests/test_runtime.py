@@ -14,7 +14,7 @@ import graphs
 from jettison import _native, reference
 from jettison.errors import InputError, KernelError
 from jettison.file import save
-from jettison.formats import NM, Dense
+from jettison.formats import NM, Block, Dense
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.plan import plan
 from jettison.runtime import Session, isas
@@ -28,7 +28,7 @@ def images(graph: Graph, n: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("fmt", [Dense(), NM(2, 4), NM(1, 8), NM(3, 4)], ids=str)
+@pytest.mark.parametrize("fmt", [Dense(), NM(2, 4), NM(1, 8), NM(3, 4), Block(16, 16, NM(2, 4), 0.3), Block(32, 32)], ids=str)
 def test_equals_the_reference_at_any_batch(isa: str, fmt) -> None:
     graph = graphs.small(fmt)
     session = Session(graph, isa=isa, threads=2)

@@ -83,9 +83,8 @@ void tile(const Problem& a, Block b, const uint8_t* packed, const Units& u, int6
 template <int Vectors>
 void pixels_of(const Problem& a, const Block& b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, const Piece& at) {
   constexpr int kPixels = kRegisters == 32 ? (Vectors == 1 ? 12 : 8) : 4;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) {
-    tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel);
-  });
+  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
+                     [&](auto n, int64_t pixel) { tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel); });
 }
 
 void run(const Call& call, int64_t job) {

@@ -46,6 +46,7 @@ class Block:
     inner: NM | Dense = field(default_factory=Dense)
     keep: float = 1.0
     kind: ClassVar[str] = "block"
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, side in (("rows", self.rows), ("columns", self.cols)):
@@ -164,6 +165,9 @@ class Block:
         placed = compact.reshape(-1, self.rows, blocks.shape[1], self.cols).transpose(0, 2, 1, 3)
         self._matrix(w)[np.arange(len(blocks))[:, None], :, blocks] = placed
         return w
+
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        return self.decode(parts, shape, where).dtype
 
     def positions(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> tuple[np.ndarray, np.ndarray]:
         """What kernels take: the kept values (k, 1, K, cols·N/M) and their uint8 positions in their groups; checked."""
