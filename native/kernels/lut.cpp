@@ -275,14 +275,14 @@ void run(const Call& call, int64_t job) {
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const int32_t* splits = (const int32_t*)(packed + at.splits);
-  fill_planes(a, p, block_i8(call, at.head, {image, 0, 0, 0}, kBlock), first * kRows, w);
+  fill_planes(a, p, block_of(call, at.head, {image, 0, 0, 0}, kBlock), first * kRows, w);
   for (int64_t tile = first; tile < last; ++tile) {
     find_pixels(a, p, tile * kRows, w.pixel);
     for (int64_t i = 0; i < steps; ++i)
       encode(w.planes + (tile - first) * kRows, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
              w.codes + i * kStep * kRows);
     for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
-      finish_tile(a, block_i8(call, at.head, {image, 0, 0, o / W}, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps},
+      finish_tile(a, block_of(call, at.head, {image, 0, 0, o / W}, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps},
                   w);
   }
 }
