@@ -1,7 +1,7 @@
 // Block-sparse weights (formats/block.py) as a skip list of kept windows: what block and block_i8 share.
 //
 // The outputs of a block-row keep the same blocks, so a unit, `vectors` vectors of its output channels, walks over one list:
-// for each tap the windows that hold a kept block, for each of those its entries (gather.h, gather_i8.h). What was removed
+// for each tap (a stop of conv.h) the windows that hold a kept block, for each of those its entries (gather.h, gather_i8.h). What was removed
 // costs nothing, not even a count.
 //
 //   packed: header (vectors of a unit, offset of each unit) | per unit: taps (r·s) | windows | counts | entries
@@ -42,8 +42,17 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
 }
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
-constexpr int64_t kJobWidth = 16 * W;      // output channels of a job: several units
+constexpr int64_t kJobWidth = 16 * W;      // output channels by which jobs are cut: several units
 constexpr int64_t kGroupBytes = 24 << 10;  // entries that stay in the first-level cache while a tile meets unit after unit
+
+constexpr int kTilePixels = kRegisters == 32 ? 8 : 4;
+
+JT_INLINE Walk tap_by_tap(const Problem& a) { return {a.r * a.s, a.c, false}; }
+
+template <class T>
+JT_INLINE int64_t workspace_of(const Problem& a) {
+  return table_bytes<T, kTilePixels>(a, tap_by_tap(a));
+}
 
 // Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
 struct Units {
@@ -77,6 +86,19 @@ JT_INLINE Unit unit(const uint8_t* packed, const Units& u, int64_t index) {
   return {(const uint16_t*)at, (const uint16_t*)(at + u.taps_bytes), counts, counts + u.counts_bytes};
 }
 
+// f(unit, Count<PB>(), pixel, table) for every unit and tile of a job; at.blocks are widths of kJobWidth.
+template <class T, class F>
+JT_INLINE void for_units(const Call& call, const Units& u, Piece at, const T* image, const T* padding, const F& f) {
+  const int64_t begin = at.blocks.begin * kJobWidth / u.width, end = min64(call.problem->k, at.blocks.end * kJobWidth) / u.width;
+  const int64_t each = group_of(u);
+  at.blocks = {0, ceil_div(end - begin, each)};
+  for_tiles<T, kTilePixels>(call, tap_by_tap(*call.problem), at, image, padding,
+                            [&](int64_t group, auto count, int64_t pixel, const T* const* table) {
+                              const int64_t first = begin + group * each;
+                              for (int64_t i = first; i < min64(first + each, end); ++i) f(i, count, pixel, table);
+                            });
+}
+
 // Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.
 template <class T>
 struct UnitWriter {
@@ -104,6 +126,7 @@ struct UnitWriter {
     at = new_window;
     ++taps[tap];
     *windows++ = (uint16_t)at;
+    *counts = 1;
     std::memset(kept, 0, sizeof kept);
   }
 
@@ -120,14 +143,13 @@ struct UnitWriter {
     for (int64_t i = 0; i < b.per_block; ++i) {
       const int64_t channel = i / b.n * b.m + b.positions[row + i];
       if (channel < from || channel >= from + window || values[i] == 0) continue;
-      uint8_t* entry = entries + (kept[o] / depth * (width / W) + o / W) * entry_bytes;
-      put(entry, o % W, kept[o] % depth, channel + shift, values[i]);
+      put(entries + kept[o] / depth * (width / W) * entry_bytes, o, kept[o] % depth, channel + shift, values[i]);
       *counts = (uint8_t)max64(*counts, ceil_div(++kept[o], depth));
     }
   }
 };
 
-// Writes all units. put(entry, lane, j, index, value): the j-th kept weight of that lane in the entry.
+// Writes all units. put(entries, o, j, index, value): the j-th kept weight of the unit's output o, in the entries of its vectors.
 template <class T, class Put>
 void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes, uint8_t* packed, Put put) {
   const Units u = units(a, b, window, depth, entry_bytes);

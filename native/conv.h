@@ -1,123 +1,195 @@
-// What the direct convolution kernels share: cutting the output into tiles, finding the input of a
-// tile's pixels at a kernel tap, and the epilogue.
+// What the direct convolution kernels share: how the output is cut, where the inputs of its pixels lie, and the epilogue.
 //
 // No im2col. The p·q output pixels of one image are one flat row, cut into tiles of nearly equal size, so
 // that no tile runs one pixel alone; a tile times a block of output channels is accumulated in
-// registers over all taps and input channels. A pixel whose tap falls on padding reads a row of zeros.
+// registers over all taps and input channels.
 //
-//   jobs:   pixel blocks × channel blocks; neighbouring jobs share their channel block when the
-//           weights are large, their pixels when the weights are small.
-//   tile:   PB pixels × OB·W output channels, all sums in registers.
+//   job:    a range of pixels of one image × a range of blocks of output channels
+//   group:  a few tiles whose inputs and outputs stay in the first-level cache while all blocks of the job pass over them
+//   tile:   PB pixels × OB·W output channels, all sums in registers
+//   table:  of a group, for each tile, stop and pixel, where the inputs of the pixel are; padding is somewhere else in
+//           memory, so the sums need no branch
 #pragma once
 #include "jobs.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 
-// How the p·q × k output of each image is cut.
-struct Cut {
-  int64_t pixels, pixel_blocks, channel_blocks, block_width;
-  bool channels_first;  // jobs in order: all pixels of one channel block, then the next block
+// The stops of a kernel on its way over the inputs of a pixel, and how many consecutive inputs it takes at each:
+// one tap's c channels, or where c is small the s·c inputs of a whole kernel row.
+struct Walk {
+  int64_t stops, length;
+  bool rows;
 };
 
-// block_width: channels per block. pb_max: pixels per tile. weight_bytes: packed size of all weights.
-JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t pb_max, int64_t weight_bytes) {
+constexpr int64_t kRowBytes = 512;  // a longer kernel row is not worth copying where it crosses the border
+
+// unit: as many channels as the kernel takes at once.
+template <class T>
+JT_INLINE Walk walk(const Problem& a, int64_t unit) {
+  const bool rows = a.s > 1 && a.dilation_w == 1 && a.c % unit != 0 && a.s * a.c * (int64_t)sizeof(T) <= kRowBytes;
+  if (rows) return {a.r, a.s * a.c, true};
+  return {a.r * a.s, a.c, false};
+}
+
+// How the output is cut into jobs.
+struct Cut {
+  int64_t tiles, tile_parts, blocks, block_parts, images;
+  bool blocks_first;  // neighbouring jobs share their weights, which are large, instead of their tiles
+};
+
+constexpr int64_t kLargeWeights = 512 << 10;
+
+// block_width: channels per block. most: pixels per tile. weight_bytes: packed size of all weights. cycles: of the whole op.
+JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t most, int64_t weight_bytes, double cycles) {
   Cut c;
-  c.pixels = a.p * a.q;
-  c.block_width = block_width;
-  c.channel_blocks = ceil_div(a.k, block_width);
-  c.channels_first = weight_bytes > (512 << 10);
-  const int64_t want = ceil_div(32, c.channel_blocks * a.n);                                         // enough jobs to balance
-  const int64_t by_size = ceil_div(c.pixels * a.c * (a.element == Element::u8 ? 1 : 4), 192 << 10);  // a block's input stays in the cache
-  const int64_t most = ceil_div(c.pixels, 4 * pb_max);                                               // not less than four tiles a job
-  c.pixel_blocks = max64(1, min64(most, c.channels_first ? want : max64(want, by_size)));
+  c.images = a.n;
+  c.tiles = ceil_div(a.p * a.q, most);
+  c.blocks = ceil_div(a.k, block_width);
+  c.blocks_first = weight_bytes > kLargeWeights;
+  const int64_t jobs = job_count(cycles, a.n * c.tiles * c.blocks), each = ceil_div(jobs, a.n);
+  if (c.blocks_first) {
+    c.block_parts = min64(c.blocks, max64(jobs, ceil_div(weight_bytes, kLargeWeights)));
+    c.tile_parts = min64(c.tiles, ceil_div(min64(each, 8), c.block_parts));  // every part reads all weights
+  } else {
+    c.tile_parts = min64(ceil_div(c.tiles, 2), each);
+    c.block_parts = min64(c.blocks, ceil_div(each, c.tile_parts));
+  }
   return c;
 }
 
+JT_INLINE int64_t jobs_of(const Cut& c) { return c.images * c.tile_parts * c.block_parts; }
+
 struct Piece {
-  int64_t image, first_pixel, last_pixel, block;
+  int64_t image, image_tiles;
+  Range tiles, blocks;
 };
 
 JT_INLINE Piece piece(const Cut& c, int64_t job) {
-  const int64_t per_image = c.pixel_blocks * c.channel_blocks;
-  Piece o;
-  o.image = job / per_image;
-  int64_t i = job % per_image, px;
-  if (c.channels_first) {
-    o.block = i / c.pixel_blocks;
-    px = i % c.pixel_blocks;
-  } else {
-    px = i / c.channel_blocks;
-    o.block = i % c.channel_blocks;
-  }
-  o.first_pixel = part(c.pixels, c.pixel_blocks, px);
-  o.last_pixel = part(c.pixels, c.pixel_blocks, px + 1);
-  return o;
+  const int64_t positions = c.images * c.tile_parts;
+  const int64_t position = c.blocks_first ? job % positions : job / c.block_parts;
+  const int64_t blocks = c.blocks_first ? job / positions : job % c.block_parts;
+  return {position / c.tile_parts, c.tiles, range(c.tiles, c.tile_parts, position % c.tile_parts), range(c.blocks, c.block_parts, blocks)};
 }
 
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-
+// f(Count<count>())
 template <int N, class F>
-JT_INLINE void with_count(int64_t count, int64_t pixel, const F& f) {
-  if constexpr (N == 1) f(Count<1>(), pixel);
-  else if (count == N) f(Count<N>(), pixel);
-  else with_count<N - 1>(count, pixel, f);
+JT_INLINE void with_count(int64_t count, const F& f) {
+  if constexpr (N == 1) f(Count<1>());
+  else if (count == N) f(Count<N>());
+  else with_count<N - 1>(count, f);
 }
 
-// f(Count<PB>(), first pixel) for every tile of the pixels [first, last): of nearly equal size, at most Most.
-template <int Most, class F>
-JT_INLINE void for_tiles(int64_t first, int64_t last, const F& f) {
-  const int64_t tiles = ceil_div(last - first, Most);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t from = first + part(last - first, tiles, i), to = first + part(last - first, tiles, i + 1);
-    with_count<Most>(to - from, from, f);
+constexpr int64_t kMostTiles = 16;
+
+// Tiles per group.
+template <class T, int Most>
+JT_INLINE int64_t group_tiles(const Problem& a) {
+  const int64_t pixel_bytes = (a.c * a.stride_h * a.stride_w + a.k) * (int64_t)sizeof(T);
+  return max64(4, min64(kMostTiles, (24 << 10) / (Most * pixel_bytes)));
+}
+
+// Bytes of one copied kernel row; kernels read up to 64 bytes past its end.
+template <class T>
+JT_INLINE int64_t row_bytes(const Walk& w) {
+  return w.rows ? align64(w.length * (int64_t)sizeof(T)) + 64 : 0;
+}
+
+template <class T, int Most>
+JT_INLINE int64_t table_bytes(const Problem& a, const Walk& w) {
+  return w.stops * ((int64_t)sizeof(int64_t) + group_tiles<T, Most>(a) * Most * ((int64_t)sizeof(T*) + row_bytes<T>(w)));
+}
+
+// Kernel row of a pixel at the border, copied: inputs outside the image are taken from `padding`.
+template <class T>
+JT_INLINE const T* copy_row(const Problem& a, const T* row, bool in_y, int64_t x, const T* padding, uint8_t* to) {
+  T* out = (T*)to;
+  for (int64_t s = 0; s < a.s; ++s, row += a.c) {
+    const bool in = in_y && (uint64_t)(x + s) < (uint64_t)a.w;
+    for (int64_t i = 0; i < a.c; ++i) out[s * a.c + i] = in ? row[i] : padding[i];
   }
+  return out;
 }
 
-// Top-left input position of each pixel of a tile, and whether every tap of every pixel is inside the image.
-template <class T, int PB>
-struct Tile {
-  int32_t y[PB], x[PB];  // only valid when not inside
-  const T* base[PB];     // input at the top-left tap; only valid when inside
-  bool inside;
+// Finds the inputs of tiles: what stays the same for all tiles of a job.
+template <class T, int Most>
+struct Finder {
+  const Problem& a;
+  const Walk& w;
+  const T *image, *padding;  // padding: one pixel
+  int64_t* offsets;          // of every stop, in elements from the first one
+  int64_t steps[Most];       // of every pixel of a tile that lies in one output row
+  int64_t rows_end, columns_end;
+  bool pointwise;  // input pixels are output pixels
+
+  JT_FLAT inline Finder(const Problem& problem, const Walk& walk, const T* image, const T* padding, int64_t* offsets)
+      : a(problem), w(walk), image(image), padding(padding), offsets(offsets) {
+    rows_end = a.h - (a.r - 1) * a.dilation_h, columns_end = a.w - (a.s - 1) * a.dilation_w;
+    pointwise = a.r * a.s == 1 && a.stride_h * a.stride_w == 1 && a.p == a.h && a.q == a.w;
+    for (int i = 0; i < Most; ++i) steps[i] = i * a.stride_w * a.c;
+    const int64_t columns = w.rows ? 1 : a.s;
+    for (int64_t i = 0; i < w.stops; ++i) offsets[i] = (i / columns * a.dilation_h * a.w + i % columns * a.dilation_w) * a.c;
+  }
+
+  // table[stop][pixel] of the tile of `count` pixels from `pixel` on. copies: room for as many kernel rows.
+  JT_FLAT inline void find(int64_t pixel, int64_t count, const T** table, uint8_t* copies) const {
+    int64_t oy = pointwise ? 0 : pixel / a.q, ox = pixel - oy * a.q;
+    const int64_t y = oy * a.stride_h - a.pad_t, x = ox * a.stride_w - a.pad_l;
+    const bool regular = y >= 0 && y < rows_end && x >= 0 && x + (count - 1) * a.stride_w < columns_end && ox + count <= a.q;
+    if (pointwise || regular) {
+      const T* first = image + (y * a.w + x) * a.c;
+      for (int64_t stop = 0; stop < w.stops; ++stop, table += Most)
+        for (int i = 0; i < Most; ++i) table[i] = first + offsets[stop] + steps[i];
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      find_pixel(oy * a.stride_h - a.pad_t, ox * a.stride_w - a.pad_l, table + i, copies + i * row_bytes<T>(w));
+      if (++ox == a.q) ox = 0, ++oy;
+    }
+  }
+
+  // The same for the pixel whose first input lies at row y, column x.
+  JT_FLAT inline void find_pixel(int64_t y, int64_t x, const T** table, uint8_t* copies) const {
+    const T* first = image + (y * a.w + x) * a.c;
+    const bool inside_x = x >= 0 && x < columns_end;
+    if (inside_x && y >= 0 && y < rows_end) {
+      for (int64_t stop = 0; stop < w.stops; ++stop) table[stop * Most] = first + offsets[stop];
+      return;
+    }
+    const int64_t* offset = offsets;
+    for (int64_t r = 0; r < a.r; ++r) {
+      const bool in_y = (uint64_t)(y + r * a.dilation_h) < (uint64_t)a.h;
+      if (w.rows) {
+        *table = in_y && inside_x ? first + *offset : copy_row(a, first + *offset, in_y, x, padding, copies + r * Most * row_bytes<T>(w));
+        ++offset, table += Most;
+        continue;
+      }
+      for (int64_t s = 0; s < a.s; ++s, ++offset, table += Most)
+        *table = in_y && (uint64_t)(x + s * a.dilation_w) < (uint64_t)a.w ? first + *offset : padding;
+    }
+  }
 };
 
-template <class T, int PB>
-JT_INLINE void locate(const Problem& a, const T* image, int64_t pixel, Tile<T, PB>* t) {
-  if (a.r == 1 && a.s == 1 && a.stride_h == 1 && a.stride_w == 1 && a.pad_t == 0 && a.pad_l == 0) {  // pixel to pixel
-    for (int i = 0; i < PB; ++i) t->base[i] = image + (pixel + i) * a.c;
-    t->inside = true;
-    return;
-  }
-  int64_t oy = pixel / a.q, ox = pixel % a.q;
-  const int64_t reach_y = (a.r - 1) * a.dilation_h, reach_x = (a.s - 1) * a.dilation_w;
-  bool inside = true;
-  for (int i = 0; i < PB; ++i) {
-    const int64_t y = oy * a.stride_h - a.pad_t, x = ox * a.stride_w - a.pad_l;
-    t->y[i] = (int32_t)y;
-    t->x[i] = (int32_t)x;
-    inside &= y >= 0 && x >= 0 && y + reach_y < a.h && x + reach_x < a.w;
-    t->base[i] = image + (y * a.w + x) * a.c;
-    if (++ox == a.q) ox = 0, ++oy;
-  }
-  t->inside = inside;
-}
-
-// Input of each pixel at tap (dy, dx), `padding` where it falls outside the image.
-template <class T, int PB>
-JT_INLINE void tap(const Problem& a, const T* image, const Tile<T, PB>& t, int64_t dy, int64_t dx, const T* padding, const T** ptr) {
-  if (t.inside) {
-    const int64_t offset = (dy * a.w + dx) * a.c;
-    for (int i = 0; i < PB; ++i) ptr[i] = t.base[i] + offset;
-    return;
-  }
-  for (int i = 0; i < PB; ++i) {
-    const int64_t y = t.y[i] + dy, x = t.x[i] + dx;
-    const bool in = (uint64_t)y < (uint64_t)a.h && (uint64_t)x < (uint64_t)a.w;
-    ptr[i] = in ? image + (y * a.w + x) * a.c : padding;
+// f(block, Count<PB>(), pixel, table) for every block and tile of a job. image: of the piece. padding: one pixel.
+template <class T, int Most, class F>
+JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const F& f) {
+  const Problem& a = *call.problem;
+  const int64_t tiles = at.tiles.end - at.tiles.begin, stride = w.stops * Most;
+  const int64_t groups = ceil_div(tiles, group_tiles<T, Most>(a));
+  const T** table = (const T**)call.workspace;
+  int64_t* offsets = (int64_t*)(table + group_tiles<T, Most>(a) * stride);
+  uint8_t* copies = (uint8_t*)(offsets + w.stops);
+  const Finder<T, Most> finder(a, w, image, padding, offsets);
+  for (int64_t g = 0; g < groups; ++g) {
+    const Range some = range(tiles, groups, g);
+    const int64_t count = some.end - some.begin;
+    int64_t first[kMostTiles + 1];  // pixel of each tile
+    for (int64_t i = 0; i <= count; ++i) first[i] = part(a.p * a.q, at.image_tiles, at.tiles.begin + some.begin + i);
+    for (int64_t i = 0; i < count; ++i)
+      finder.find(first[i], first[i + 1] - first[i], table + i * stride, copies + i * stride * row_bytes<T>(w));
+    for (int64_t block = at.blocks.begin; block < at.blocks.end; ++block)
+      for (int64_t i = 0; i < count; ++i)
+        with_count<Most>(first[i + 1] - first[i], [&](auto n) { f(block, n, first[i], table + i * stride); });
   }
 }
 
@@ -130,6 +202,15 @@ __attribute__((noinline, unused)) static void activate_rows(const Problem& a, fl
     }
 }
 
+// acc = bias
+template <int PB, int OB>
+JT_INLINE void start(const float* bias, f32v (&acc)[PB][OB]) {
+  times<OB>([&](auto o) JT_FLAT {
+    const f32v v = load(bias + o * W);
+    times<PB>([&](auto p) JT_FLAT { acc[p][o] = v; });
+  });
+}
+
 // out[pixel][channel] = act(acc + residual) for `width` channels of the first `live` pixels; bias is already in acc.
 // relu, relu6 and none are a clamp. max(low, x) keeps a NaN in x visible.
 template <int PB, int OB>
@@ -137,13 +218,15 @@ JT_INLINE void finish(const Problem& a, f32v (&acc)[PB][OB], float* out, const f
   const bool clamp = a.act == Act::none || a.act == Act::relu || a.act == Act::relu6;
   const f32v low = set1(a.act == Act::relu || a.act == Act::relu6 ? 0.0f : -INFINITY);
   const f32v high = set1(a.act == Act::relu6 ? 6.0f : INFINITY);
-  for (int i = 0; i < PB && i < live; ++i)
-    for (int o = 0; o < OB; ++o) {
-      const int64_t left = width - o * W;
+  times<PB>([&](auto i) JT_FLAT {
+    times<OB>([&](auto o) JT_FLAT {
+      const int64_t at = i * a.k + o * W, left = width - o * W;
+      if (i >= live) return;
       f32v v = acc[i][o];
-      if (residual) v = add(v, load_first(residual + i * a.k + o * W, left));
-      store_first(out + i * a.k + o * W, min(high, max(low, v)), left);
-    }
+      if (residual) v = add(v, load_first(residual + at, left));
+      store_first(out + at, min(high, max(low, v)), left);
+    });
+  });
   if (!clamp) activate_rows(a, out, live, min64(width, OB * W));  // what lies beside these sums is another's
 }
 

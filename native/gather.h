@@ -1,6 +1,6 @@
 // Gather by permute in float32: what nm and block share; gather_i8.h is its like for int8.
 //
-// A window is W consecutive channels of a pixel at one tap. Every output channel names the one it wants, W of them at once:
+// A window is W consecutive inputs of a pixel at one stop (conv.h). Every output channel names the one it wants, W of them at once:
 //
 //   acc[pixel][W outputs] += permute(index, window[pixel]) · value
 //
@@ -19,23 +19,20 @@ JT_INLINE void put_kept(uint8_t* entry, int64_t lane, int64_t index, float value
   std::memcpy(entry + W + lane * 4, &value, 4);
 }
 
-// `windows` windows that follow one another, counts[i] entries of each of `Vectors` vectors. Reads up to W − 1 floats past the
-// last channel; no index of a weight points there.
+// The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is.
+// Reads up to W − 1 floats past the last input of a pixel; no index of a weight points there.
 template <int Vectors, int PB, int OB>
-JT_INLINE const uint8_t* gather_tap(f32v (&acc)[PB][OB], const float* const (&in)[PB], const uint8_t* e, const uint8_t* counts,
-                                    int64_t windows) {
-  for (int64_t i = 0; i < windows; ++i) {
-    f32v x[PB];
-    for (int p = 0; p < PB; ++p) x[p] = load(in[p] + i * W);
-    for (int64_t q = counts[i]; q > 0; --q) {
-      for (int o = 0; o < OB; ++o) {
-        const uint8_t* entry = e + o * kEntry;
-        const f32v value = load((const float*)(entry + W));
-        for (int p = 0; p < PB; ++p) acc[p][o] = fma(permute(entry, x[p]), value, acc[p][o]);
-      }
-      e += Vectors * kEntry;
-    }
-  }
+JT_INLINE const uint8_t* gather_window(f32v (&acc)[PB][OB], const float* const* table, int64_t at, const uint8_t* e, int64_t q) {
+  f32v x[PB];
+  times<PB>([&](auto p) JT_FLAT { x[p] = load(table[p] + at); });
+  do {
+    times<OB>([&](auto o) JT_FLAT {
+      const uint8_t* entry = e + o * kEntry;
+      const f32v value = load((const float*)(entry + W));
+      times<PB>([&](auto p) JT_FLAT { acc[p][o] = fma(permute(entry, x[p]), value, acc[p][o]); });
+    });
+    e += Vectors * kEntry;
+  } while (--q);
   return e;
 }
 

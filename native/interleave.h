@@ -16,9 +16,6 @@ namespace vec {
 
 JT_INLINE int64_t interleaved_channel(int64_t vector, int64_t lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }
 
-// Larger than any u8, small enough for int32; vpcvtps2dq makes the least int32 of what is too small.
-constexpr float kLarge = 65536.0f;
-
 #if defined(JETTISON_AVX512)
 
 struct Zmm {

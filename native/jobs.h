@@ -13,6 +13,21 @@ JT_INLINE constexpr int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int
 // Part i of n items cut into `parts` nearly equal pieces starts here.
 JT_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+  constexpr operator int() const { return N; }
+};
+
+// f(0), f(1), … f(N − 1), unrolled where the compiler reads the source: only arrays indexed by constants become registers.
+// The lambdas say JT_FLAT, so that they are inlined whatever their size.
+#define JT_FLAT __attribute__((always_inline))
+template <int N, class F>
+JT_INLINE void times(const F& f) {
+  if constexpr (N > 1) times<N - 1>(f);
+  if constexpr (N > 0) f(Count<N - 1>());
+}
+
 struct Range {
   int64_t begin, end;
 };

@@ -40,7 +40,11 @@ JT_INLINE u8q broadcast_quad(const uint8_t* p) {
   return _mm512_set1_epi32(x);
 }
 JT_INLINE i8q load_quad(const void* p) { return _mm512_loadu_si512(p); }
-JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return _mm512_dpbusd_epi32(acc, x, w); }
+// _mm512_dpbusd_epi32, whose type is another one to GCC than __m512i: it then copies every sum in every round of a loop.
+JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+  return acc;
+}
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
 JT_INLINE u8q gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
@@ -227,26 +231,71 @@ JT_INLINE Requantize requantize_to(const Quantization& q, Act act) {
 // The bounds are whole, so clamping first and rounding then is the same, and int32 cannot overflow. NaN becomes the lowest.
 JT_INLINE i32v requantize(const Requantize& r, f32v t) { return add(round_to_i32(min(max(t, r.low), r.high)), r.zero); }
 
-// requantize and store of 2·W neighbours. Packing saturates, so that it clamps on its way; what remains is the upper bound,
-// since a sum too large for int32 would become the smallest. NaN passes it and becomes the lowest.
-JT_INLINE void store_requantized_pair(uint8_t* p, const Requantize& r, f32v t, f32v u) {
-#if defined(JETTISON_AVX512)
-  const __m512i zero = _mm512_packs_epi32(r.zero, r.zero), low = add(_mm512_cvtps_epi32(r.low), r.zero);
-  const __m512i words = _mm512_adds_epi16(_mm512_packs_epi32(round_to_i32(min(r.high, t)), round_to_i32(min(r.high, u))), zero);
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
-  const __m256i bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, words)));
-  _mm256_storeu_si256((__m256i*)p, _mm256_max_epu8(bytes, _mm256_broadcastb_epi8(_mm512_castsi512_si128(low))));
-#else
-  store_u8_first(p, requantize(r, t), W);
-  store_u8_first(p + W, requantize(r, u), W);
-#endif
-}
-
 JT_INLINE uint8_t requantize_one(const Requantize& r, float t) {
   uint8_t q;
   store_u8_first(&q, requantize(r, set1(t)), 1);
   return q;
 }
+
+// Whether as many vectors of sums are packed to bytes at once.
+constexpr bool packs(int64_t vectors) { return kIsa == Isa::avx512 && (vectors == 2 || vectors == 4); }
+
+constexpr float kMantissa = 8388608.0f;  // 2^23: adding a whole number below that writes it into the mantissa
+constexpr float kLarge = 65536.0f;       // larger than any u8, small enough for int32; what is too small becomes the least int32
+
+// As Requantize, for the four vectors that one u8v is packed from.
+struct Bytes {
+#if defined(JETTISON_AVX512)
+  u8v zero, low, high;  // zero: int16
+#endif
+};
+
+JT_INLINE Bytes bytes_to([[maybe_unused]] const Quantization& q, [[maybe_unused]] Act act) {
+#if defined(JETTISON_AVX512)
+  const Bounds b = bounds_of(q, act);
+  return {_mm512_set1_epi16((short)q.zero), _mm512_set1_epi8((char)b.low), _mm512_set1_epi8((char)b.high)};
+#else
+  return {};
+#endif
+}
+
+#if defined(JETTISON_AVX512)
+
+JT_INLINE i32v round_below(f32v t) { return _mm512_cvtps_epi32(min(t, set1(kLarge))); }
+
+// requantize of rounded numbers: q[0] and q[1] saturate to int16, then with q[2] and q[3] to u8, inside every 128 bits
+JT_INLINE u8v pack_bytes(const i32v (&q)[4], const Bytes& to) {
+  const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), to.zero);
+  const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), to.zero);
+  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(lower, upper), to.low), to.high);
+}
+
+// Two pixels' 32 bytes, 8 of each in every 128 bits: the first n of both.
+JT_INLINE void store_halves_first(uint8_t* p, uint8_t* q, u8v v, int64_t n) {
+  const __m512i halves = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), v);
+  const __m256i first = _mm512_castsi512_si256(halves), second = _mm512_extracti64x4_epi64(halves, 1);
+  if (n >= 2 * W) {
+    _mm256_storeu_si256((__m256i*)p, first);
+    _mm256_storeu_si256((__m256i*)q, second);
+  } else {
+    const __mmask32 some = (__mmask32)((1u << n) - 1);
+    _mm256_mask_storeu_epi8(p, some, first);
+    _mm256_mask_storeu_epi8(q, some, second);
+  }
+}
+
+// float32(q − zero) of the bytes that vector o of V packed ones holds. A byte becomes the mantissa of 2^23 + q;
+// shift = 2^23 + zero. Reads all bytes of the V vectors.
+template <int V>
+JT_INLINE f32v centred_of(const uint8_t* p, int o, f32v shift) {
+  const __m512i bytes = V == 4 ? _mm512_loadu_si512(p) : _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)p));
+  const int at = V == 4 ? 4 * o : 8 * o;
+  const __m512i index = _mm512_set4_epi32(at + 3, at + 2, at + 1, at);
+  const __m512i mantissa = _mm512_mask_shuffle_epi8(_mm512_set1_epi32(0x4b000000), 0x1111111111111111, bytes, index);
+  return sub(_mm512_castsi512_ps(mantissa), shift);
+}
+
+#endif
 
 // 1 / scale, what `quantize` multiplies with.
 JT_INLINE float reciprocal(const Quantization& q) { return (float)(1.0 / q.scale); }

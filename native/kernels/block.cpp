@@ -11,7 +11,6 @@ namespace {
 
 int64_t zeros_bytes(const Problem& a) { return align64(a.c * 4 + kSlack); }
 int64_t bias_bytes(const Problem& a) { return align64(a.k * 4); }
-Cut plan(const Problem& a) { return cut(a, kJobWidth, 8, a.r * a.s * a.c * a.k / 4); }
 
 bool accepts(const Problem& a, const Constants& c) {
   Blocks b;
@@ -31,80 +30,48 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   uint8_t* bias = (uint8_t*)packed + zeros_bytes(a);
   if (const void* from = c.find("bias")) std::memcpy(bias, from, a.k * 4);
-  pack_units<float>(a, b, W, 1, kEntry, bias + bias_bytes(a),
-                    [](uint8_t* entry, int64_t lane, int64_t, int64_t index, float value) { put_kept(entry, lane, index, value); });
+  pack_units<float>(a, b, W, 1, kEntry, bias + bias_bytes(a), [](uint8_t* entries, int64_t o, int64_t, int64_t index, float value) {
+    put_kept(entries + o / W * kEntry, o % W, index, value);
+  });
 }
 
-int64_t jobs(const Problem& a) {
-  const Cut c = plan(a);
-  return a.n * c.pixel_blocks * c.channel_blocks;
+// The cut must not depend on the blocks, which run does not know: as for one weight kept of eight.
+Cut plan(const Problem& a) {
+  const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * a.r * a.s * a.c / 8;
+  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k * 5 / 8, pairs * (kIsa == Isa::scalar ? 8 : 1.333));
 }
 
-struct Block {
-  const float *zeros, *bias, *image, *residual;
-  float* out;
-};
+int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
+int64_t workspace_bytes(const Problem& a) { return workspace_of<float>(a); }
 
 template <int Vectors, int PB>
-JT_INLINE void accumulate(const Problem& a, const Block& b, const Tile<float, PB>& t, Unit l, int64_t pixel) {
+JT_INLINE void tile(const Problem& a, const float* bias, float* out, const float* residual, Unit l, const float* const* table) {
   f32v acc[PB][Vectors];
-  for (int o = 0; o < Vectors; ++o) {
-    const f32v bias = load(b.bias + o * W);
-    for (int p = 0; p < PB; ++p) acc[p][o] = bias;
-  }
-  const float *in[PB], *at[PB];
-  for (int64_t r = 0; r < a.r; ++r)
-    for (int64_t s = 0; s < a.s; ++s) {
-      int64_t left = *l.taps++;
-      if (left == 0) continue;
-      tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
-      for (; left > 0; --left) {
-        for (int p = 0; p < PB; ++p) at[p] = in[p] + *l.windows * W;
-        ++l.windows;
-        l.entries = gather_tap<Vectors, PB, Vectors>(acc, at, l.entries, l.counts++, 1);
-      }
-    }
-  finish<PB, Vectors>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, Vectors * W);
-}
-
-// `count` units from `first` on. b: of the first of them.
-template <int Vectors, int PB>
-void tile(const Problem& a, Block b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, int64_t pixel) {
-  Tile<float, PB> t;
-  locate(a, b.image, pixel, &t);
-  for (int64_t i = 0; i < count; ++i) {
-    accumulate<Vectors, PB>(a, b, t, unit(packed, u, first + i), pixel);
-    b.bias += u.width;
-    b.out += u.width;
-    if (b.residual) b.residual += u.width;
-  }
+  start(bias, acc);
+  for (int64_t i = 0; i < a.r * a.s; ++i, table += kTilePixels)
+    for (int64_t left = *l.taps++; left > 0; --left)
+      l.entries = gather_window<Vectors, PB, Vectors>(acc, table, *l.windows++ * W, l.entries, *l.counts++);
+  finish<PB, Vectors>(a, acc, out, residual, Vectors * W);
 }
 
 template <int Vectors>
-void pixels_of(const Problem& a, const Block& b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, const Piece& at) {
-  constexpr int kPixels = kRegisters == 32 ? (Vectors == 1 ? 12 : 8) : 4;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
-                     [&](auto n, int64_t pixel) { tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel); });
+void run_units(const Call& call, const Units& u, const float* bias, const uint8_t* packed, const Piece& at) {
+  const Problem& a = *call.problem;
+  const float* image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
+  for_units<float>(call, u, at, image, (const float*)call.packed, [&](int64_t i, auto count, int64_t pixel, const float* const* table) {
+    const int64_t to = (at.image * a.p * a.q + pixel) * a.k + i * u.width;
+    const float* residual = a.residual ? (const float*)call.in[1] + to : nullptr;
+    tile<Vectors, decltype(count)::value>(a, bias + i * u.width, (float*)call.out + to, residual, unit(packed, u, i), table);
+  });
 }
 
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
-  const Piece at = piece(plan(a), job);
   const uint8_t *bias = (const uint8_t*)call.packed + zeros_bytes(a), *packed = bias + bias_bytes(a);
   Units u;
   std::memcpy(&u, packed, sizeof u);
-  const int64_t begin = at.block * kJobWidth / u.width, end = min64(a.k, (at.block + 1) * kJobWidth) / u.width;
-  for (int64_t first = begin; first < end; first += group_of(u)) {
-    const int64_t channel = first * u.width, image_out = at.image * a.p * a.q * a.k + channel, count = min64(group_of(u), end - first);
-    Block b;
-    b.zeros = (const float*)call.packed;
-    b.bias = (const float*)bias + channel;
-    b.image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
-    b.out = (float*)call.out + image_out;
-    b.residual = a.residual ? (const float*)call.in[1] + image_out : nullptr;
-    if (u.width == W) pixels_of<1>(a, b, packed, u, first, count, at);
-    else pixels_of<kUnitVectors>(a, b, packed, u, first, count, at);
-  }
+  if (u.width == W) run_units<1>(call, u, (const float*)bias, packed, piece(plan(a), job));
+  else run_units<kUnitVectors>(call, u, (const float*)bias, packed, piece(plan(a), job));
 }
 
 // As nm, for the kept blocks alone.
@@ -121,7 +88,7 @@ double cost(const Problem& a, const Constants& c) {
 }  // namespace
 
 extern const Kernel block;
-const Kernel block = {"block", "conv", "block", kIsa, accepts, packed_bytes, pack, nullptr, jobs, run, cost};
+const Kernel block = {"block", "conv", "block", kIsa, accepts, packed_bytes, pack, workspace_bytes, jobs, run, cost};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -9,8 +9,6 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
-Cut plan(const Problem& a) { return cut(a, kJobWidth, 8, a.r * a.s * a.c * a.k / 16); }
-
 bool accepts(const Problem& a, const Constants& c) {
   Blocks b;
   return has_head(c) && read_blocks(a, c, &b);
@@ -28,72 +26,53 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   read_blocks(a, c, &b);
   std::memset(packed, 0, packed_bytes(a, c));
   const Head h = head(a, kJobWidth);
-  pack_head(a, c, h, (uint8_t*)packed);
-  pack_units<int8_t>(a, b, kWindow, 4, kEntry, (uint8_t*)packed + h.bytes, put_kept);
+  const int64_t width = units(a, b, kWindow, 4, kEntry).width;
+  pack_head(a, c, h, width, (uint8_t*)packed);
+  pack_units<int8_t>(a, b, kWindow, 4, kEntry, (uint8_t*)packed + h.bytes,
+                     [&](uint8_t* entries, int64_t o, int64_t j, int64_t index, int8_t value) {
+                       const Place at = place(a, o, width);
+                       put_kept(entries + at.vector * kEntry, at.lane, j, index, value);
+                     });
 }
 
-int64_t jobs(const Problem& a) {
-  const Cut c = plan(a);
-  return a.n * c.pixel_blocks * c.channel_blocks;
+// The cut must not depend on the blocks, which run does not know: as for one weight kept of eight.
+Cut plan(const Problem& a) {
+  const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * a.r * a.s * a.c / 32;
+  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k / 4, pairs * (kIsa == Isa::scalar ? 16 : 2));
 }
+
+int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
+int64_t workspace_bytes(const Problem& a) { return workspace_of<uint8_t>(a); }
 
 template <int Vectors, int PB>
-JT_INLINE void accumulate(const Problem& a, const BlockI8& b, const Tile<uint8_t, PB>& t, Unit l, int64_t pixel) {
+JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, Unit l, int64_t pixel, const uint8_t* const* table) {
   i32v acc[PB][Vectors];
-  for (int o = 0; o < Vectors; ++o) {
-    const i32v bias = load_i32(b.bias + o * W);
-    for (int p = 0; p < PB; ++p) acc[p][o] = bias;
-  }
-  const uint8_t *in[PB], *at[PB];
-  for (int64_t r = 0; r < a.r; ++r)
-    for (int64_t s = 0; s < a.s; ++s) {
-      int64_t left = *l.taps++;
-      if (left == 0) continue;
-      tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.padding, in);
-      for (; left > 0; --left) {
-        for (int p = 0; p < PB; ++p) at[p] = in[p] + *l.windows * kWindow;
-        ++l.windows;
-        l.entries = gather_tap<Vectors, PB, Vectors>(acc, at, l.entries, l.counts++, 1);
-      }
-    }
-  finish_i8<PB, Vectors>(a, b, acc, pixel);
-}
-
-// `count` units from `first` on. b: of the first of them.
-template <int Vectors, int PB>
-void tile(const Problem& a, BlockI8 b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, int64_t pixel) {
-  Tile<uint8_t, PB> t;
-  locate(a, b.image, pixel, &t);
-  for (int64_t i = 0; i < count; ++i) {
-    accumulate<Vectors, PB>(a, b, t, unit(packed, u, first + i), pixel);
-    b.bias += u.width;
-    b.multiplier += u.width;
-    b.out = (uint8_t*)b.out + u.width * (b.end.u8 ? 1 : 4);
-    if (b.residual) b.residual += u.width;
-  }
+  start(b.bias, acc);
+  for (int64_t i = 0; i < a.r * a.s; ++i, table += kTilePixels)
+    for (int64_t left = *l.taps++; left > 0; --left)
+      l.entries = gather_window<Vectors, PB, Vectors>(acc, table, *l.windows++ * kWindow, l.entries, *l.counts++);
+  finish_i8<PB, Vectors>(a, end, b, acc, pixel);
 }
 
 template <int Vectors>
-void pixels_of(const Problem& a, const BlockI8& b, const uint8_t* packed, const Units& u, int64_t first, int64_t count, const Piece& at) {
-  constexpr int kPixels = kRegisters == 32 ? (Vectors == 1 ? 12 : 8) : 4;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
-                     [&](auto n, int64_t pixel) { tile<Vectors, decltype(n)::value>(a, b, packed, u, first, count, pixel); });
+void run_units(const Call& call, const Head& h, const Units& u, const uint8_t* packed, const Piece& at) {
+  const Problem& a = *call.problem;
+  const EpilogueI8 end = epilogue_i8(a);
+  for_units<uint8_t>(call, u, at, image_i8(call, at.image), (const uint8_t*)call.packed,
+                     [&](int64_t i, auto count, int64_t pixel, const uint8_t* const* table) {
+                       const BlockI8 b = block_of(call, h, at.image, i, u.width);
+                       tile<Vectors, decltype(count)::value>(a, end, b, unit(packed, u, i), pixel, table);
+                     });
 }
 
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
-  const Piece at = piece(plan(a), job);
   const Head h = head(a, kJobWidth);
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
   Units u;
   std::memcpy(&u, packed, sizeof u);
-  const int64_t begin = at.block * kJobWidth / u.width, end = min64(a.k, (at.block + 1) * kJobWidth) / u.width;
-  for (int64_t first = begin; first < end; first += group_of(u)) {
-    const int64_t count = min64(group_of(u), end - first);
-    const BlockI8 b = block_of(call, h, {at.image, at.first_pixel, at.last_pixel, first}, u.width);
-    if (u.width == W) pixels_of<1>(a, b, packed, u, first, count, at);
-    else pixels_of<kUnitVectors>(a, b, packed, u, first, count, at);
-  }
+  if (u.width == W) run_units<1>(call, h, u, packed, piece(plan(a), job));
+  else run_units<kUnitVectors>(call, h, u, packed, piece(plan(a), job));
 }
 
 // As nm_i8, for the kept blocks alone.
@@ -110,7 +89,7 @@ double cost(const Problem& a, const Constants& c) {
 }  // namespace
 
 extern const Kernel block_i8;
-const Kernel block_i8 = {"block_i8", "conv", "block", kIsa, accepts, packed_bytes, pack, nullptr, jobs, run, cost, Element::u8};
+const Kernel block_i8 = {"block_i8", "conv", "block", kIsa, accepts, packed_bytes, pack, workspace_bytes, jobs, run, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

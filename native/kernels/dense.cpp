@@ -28,7 +28,20 @@ int vectors(const Problem& a) {
   return reduction(a) * kWide * W * 4 > kL2 ? kNarrow : kWide;
 }
 
-Cut plan(const Problem& a) { return cut(a, vectors(a) * W, kSums / vectors(a), reduction(a) * a.k * 4); }
+Walk walk_of(const Problem& a) { return walk<float>(a, 16); }
+
+// One vector multiply-add a cycle with AVX-512, two of half the size without.
+double cycles(const Problem& a) {
+  const double per_cycle = kIsa == Isa::avx512 ? 1.0 : 2.0;
+  return (double)a.n * a.p * a.q * ceil_div(a.k, W) * (reduction(a) / per_cycle / 0.9 + 4);
+}
+
+Cut plan(const Problem& a) { return cut(a, vectors(a) * W, kSums / vectors(a), reduction(a) * a.k * 4, cycles(a)); }
+int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
+
+int64_t workspace_bytes(const Problem& a) {
+  return vectors(a) == kWide ? table_bytes<float, kSums / kWide>(a, walk_of(a)) : table_bytes<float, kSums / kNarrow>(a, walk_of(a));
+}
 
 bool accepts(const Problem& a, const Constants& c) { return a.groups == 1 && c.find("weight") != nullptr; }
 
@@ -51,107 +64,73 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   }
 }
 
-int64_t jobs(const Problem& a) {
-  const Cut c = plan(a);
-  return a.n * c.pixel_blocks * c.channel_blocks;
-}
-
-// acc += Σ over `length` consecutive inputs; weights advance by OBP vectors per input (OBP ≥ OB: padded block).
-template <int PB, int OB>
-JT_INLINE const float* accumulate(f32v (&acc)[PB][OB], const float* const (&in)[PB], const float* w, int64_t length, int64_t stride) {
-#pragma GCC unroll 2
-  for (int64_t i = 0; i < length; ++i) {
-    f32v weight[OB];
-    for (int o = 0; o < OB; ++o) weight[o] = load(w + o * W);
-    for (int p = 0; p < PB; ++p) {
-      const f32v x = set1(in[p][i]);
-      for (int o = 0; o < OB; ++o) acc[p][o] = fma(x, weight[o], acc[p][o]);
-    }
-    w += stride;
-  }
-  return w;
-}
-
 struct Block {
-  const float *zeros, *bias, *weights, *residual;
+  const float *bias, *weights, *residual;
   float* out;
-  const float* image;
   int64_t width, stride;  // channels to store, floats between weight rows
 };
 
 template <int PB, int OB>
-void tile(const Problem& a, const Block& b, int64_t pixel) {
-  Tile<float, PB> t;
-  locate(a, b.image, pixel, &t);
+JT_INLINE void tile(const Problem& a, const Block& b, const Walk& walk, int64_t most, int64_t pixel, const float* const* table) {
   f32v acc[PB][OB];
-  for (int o = 0; o < OB; ++o) {
-    const f32v bias = load(b.bias + o * W);
-    for (int p = 0; p < PB; ++p) acc[p][o] = bias;
-  }
+  start(b.bias, acc);
   const float* w = b.weights;
-  const float* in[PB];
-  if (t.inside && a.dilation_w == 1) {  // a kernel row's s·c inputs are consecutive
-    for (int64_t r = 0; r < a.r; ++r) {
-      for (int p = 0; p < PB; ++p) in[p] = t.base[p] + r * a.dilation_h * a.w * a.c;
-      w = accumulate<PB, OB>(acc, in, w, a.s * a.c, b.stride);
-    }
-  } else {
-    for (int64_t r = 0; r < a.r; ++r)
-      for (int64_t s = 0; s < a.s; ++s) {
-        tap(a, b.image, t, r * a.dilation_h, s * a.dilation_w, b.zeros, in);
-        w = accumulate<PB, OB>(acc, in, w, a.c, b.stride);
-      }
-  }
+  int64_t stops = walk.stops;
+  do {
+    const float* in[PB];
+    times<PB>([&](auto p) JT_FLAT { in[p] = table[p]; });
+    int64_t i = 0;
+    do {
+      f32v weight[OB];
+      times<OB>([&](auto o) JT_FLAT { weight[o] = load(w + o * W); });
+      times<PB>([&](auto p) JT_FLAT {
+        const f32v x = set1(in[p][i]);
+        times<OB>([&](auto o) JT_FLAT { acc[p][o] = fma(x, weight[o], acc[p][o]); });
+      });
+      w += b.stride;
+    } while (++i != walk.length);
+    table += most;
+  } while (--stops);
   finish<PB, OB>(a, acc, b.out + pixel * a.k, b.residual ? b.residual + pixel * a.k : nullptr, b.width);
 }
 
-template <int OB>
-void pixels_of(const Problem& a, const Block& b, const Piece& at) {
-  constexpr int kMost = kSums / OB > 12 ? 12 : kSums / OB;
-  for_tiles<kMost>(at.first_pixel, at.last_pixel, [&](auto n, int64_t pixel) { tile<decltype(n)::value, OB>(a, b, pixel); });
+// Vectors: of channels per block.
+template <int Vectors>
+void run_blocks(const Call& call, const Piece& at) {
+  constexpr int kMost = kSums / Vectors;
+  const Problem& a = *call.problem;
+  const Walk w = walk_of(a);
+  const float* zeros = (const float*)call.packed;
+  const float* bias = zeros + zeros_floats(a);
+  const float* image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
+  const int64_t image_out = at.image * a.p * a.q * a.k;
+  for_tiles<float, kMost>(call, w, at, image, zeros, [&](int64_t block, auto count, int64_t pixel, const float* const* table) {
+    const int64_t first = block * Vectors * W;
+    Block b;
+    b.bias = bias + first;
+    b.weights = bias + padded_k(a) + reduction(a) * first;
+    b.out = (float*)call.out + image_out + first;
+    b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
+    b.width = min64(Vectors * W, a.k - first);
+    b.stride = Vectors * W;
+    with_count<Vectors>(ceil_div(b.width, W),
+                        [&](auto n) { tile<decltype(count)::value, decltype(n)::value>(a, b, w, kMost, pixel, table); });
+  });
 }
 
 void run(const Call& call, int64_t job) {
-  const Problem& a = *call.problem;
-  const Cut c = plan(a);
-  const Piece at = piece(c, job);
-  const float* zeros = (const float*)call.packed;
-  const float* bias = zeros + zeros_floats(a);
-  const int64_t first = at.block * c.block_width, image_out = at.image * a.p * a.q * a.k;
-  Block b;
-  b.zeros = zeros;
-  b.bias = bias + first;
-  b.weights = bias + padded_k(a) + at.block * reduction(a) * c.block_width;
-  b.image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
-  b.out = (float*)call.out + image_out + first;
-  b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
-  b.width = min64(c.block_width, a.k - first);
-  b.stride = c.block_width;
-  switch (ceil_div(b.width, W)) {
-    case 1:
-      return pixels_of<1>(a, b, at);
-    case 2:
-      return pixels_of<2>(a, b, at);
-#if defined(JETTISON_AVX512)
-    case 3:
-      return pixels_of<3>(a, b, at);
-    default:
-      return pixels_of<4>(a, b, at);
-#endif
-  }
+  const Piece at = piece(plan(*call.problem), job);
+  if (vectors(*call.problem) == kWide) run_blocks<kWide>(call, at);
+  else run_blocks<kNarrow>(call, at);
 }
 
-// One vector multiply-add a cycle, 90% of it reached, and the weights once from beyond L2 at 8 bytes a cycle.
-double cost(const Problem& a, const Constants&) {
-  const double fmas = (double)a.n * a.p * a.q * padded_k(a) / W * reduction(a);
-  const double per_cycle = kIsa == Isa::avx512 ? 1.0 : 2.0;
-  return fmas / per_cycle / 0.9 + 4.0 * reduction(a) * a.k / 8;
-}
+// The weights come once from beyond L2, at 8 bytes a cycle.
+double cost(const Problem& a, const Constants&) { return cycles(a) + 4.0 * reduction(a) * a.k / 8; }
 
 }  // namespace
 
 extern const Kernel dense;
-const Kernel dense = {"dense", "conv", "dense", kIsa, accepts, packed_bytes, pack, nullptr, jobs, run, cost};
+const Kernel dense = {"dense", "conv", "dense", kIsa, accepts, packed_bytes, pack, workspace_bytes, jobs, run, cost};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

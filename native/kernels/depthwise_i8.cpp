@@ -74,7 +74,7 @@ void pack_block(const Problem& a, const Constants& c, int64_t first, uint8_t* ou
 void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   const Head h = head(a, kWidth, a.w);
-  pack_head(a, c, h, (uint8_t*)packed);
+  pack_head(a, c, h, W, (uint8_t*)packed);
   for (int64_t block = 0; block < blocks(a); ++block) {
     uint8_t* out = (uint8_t*)packed + h.bytes + block * block_bytes(a);
     if (narrow(a, block)) pack_block<Narrow>(a, c, block * kWidth, out);
@@ -185,7 +185,6 @@ __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, co
   constexpr int64_t L = V::kLanes;
   const int64_t each = a.out_element == Element::u8 ? 1 : 4;
   BlockI8 part{};
-  part.end = epilogue_i8(a);
   for (int64_t t = 0; t < live; ++t) {
     int32_t ordered[4 * L];
     for (int64_t i = 0; i < 4 * L; ++i) ordered[interleaved_channel(i / L, i % L)] = raw[t][i];
@@ -195,8 +194,7 @@ __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, co
       part.residual = line.residual ? line.residual + b.channel + o : nullptr;
       part.out = line.out + (b.channel + o) * each;
       part.width = min64(W, b.width - o);
-      part.end = line.end;
-      finish_i8<1, 1>(a, part, acc, pixel + t);
+      finish_i8<1, 1>(a, line.end, part, acc, pixel + t);
     }
   }
 }

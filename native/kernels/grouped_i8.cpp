@@ -27,8 +27,6 @@ int64_t blocks(const Problem& a) { return ceil_div(a.k, W); }
 int64_t group_inputs(const Problem& a) { return a.c / a.groups; }
 int64_t first_input(const Problem& a, int64_t o) { return o / (a.k / a.groups) * group_inputs(a); }
 int64_t end_of(const Problem& a, int64_t block) { return min64((block + 1) * W, a.k); }
-Cut plan(const Problem& a) { return cut(a, W, kPixels, a.k * taps(a) * group_inputs(a)); }
-
 bool accepts(const Problem& a, const Constants& c) { return a.groups > 1 && c.find("weight") && has_head(c); }
 
 int64_t windows(const Problem& a, int64_t block) {
@@ -43,7 +41,7 @@ Range wanted(const Problem& a, int64_t block, int64_t i, int64_t o) {
 }
 
 int64_t entries(const Problem& a, int64_t block, int64_t i) {
-  int64_t most = 0;
+  int64_t most = 1;
   for (int64_t o = block * W; o < end_of(a, block); ++o) {
     const Range r = wanted(a, block, i, o);
     most = max64(most, r.end - r.begin);
@@ -96,7 +94,7 @@ void pack_block(const Problem& a, int64_t block, const Part& p, const int8_t* we
 
 void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
-  pack_head(a, c, head(a, W), (uint8_t*)packed);
+  pack_head(a, c, head(a, W), W, (uint8_t*)packed);
   int64_t at = first_at(a);
   for (int64_t i = 0; i < blocks(a); ++i) {
     Part* p = (Part*)((uint8_t*)packed + parts_at(a)) + i;
@@ -105,37 +103,42 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   }
 }
 
-int64_t jobs(const Problem& a) {
-  const Cut c = plan(a);
-  return a.n * c.pixel_blocks * c.channel_blocks;
+// As in nm_i8, but a permute that serves one vector of outputs only.
+double cycles(const Problem& a) {
+  const int64_t sample = min64(blocks(a), 4);  // blocks repeat; the first ones speak for all
+  double per_tap = 0;
+  for (int64_t i = 0; i < sample; ++i) per_tap += (double)(entries_of(a, i) + windows(a, i)) / (double)sample;
+  const double per_pair = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
+  return (double)a.n * a.p * a.q * blocks(a) * (8 + taps(a) * per_tap * per_pair / 0.9);
 }
+
+Walk walk_of(const Problem& a) { return {taps(a), a.c, false}; }
+Cut plan(const Problem& a) { return cut(a, W, kPixels, a.k * taps(a) * group_inputs(a), cycles(a)); }
+int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
+int64_t workspace_bytes(const Problem& a) { return table_bytes<uint8_t, kPixels>(a, walk_of(a)); }
 
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Piece at = piece(plan(a), job);
+  const Head h = head(a, W);
+  const EpilogueI8 end = epilogue_i8(a);
   const uint8_t* packed = (const uint8_t*)call.packed;
-  const Part& p = ((const Part*)(packed + parts_at(a)))[at.block];
-  BlockI8 b = block_of(call, head(a, W), at, W);
-  b.image += p.channel;
-  b.counts = packed + p.counts;
-  b.weights = packed + p.entries;
-  for_tiles<kPixels>(at.first_pixel, at.last_pixel,
-                     [&](auto n, int64_t pixel) { gather_tile<1, decltype(n)::value, 1>(a, b, p.windows, pixel); });
+  for_tiles<uint8_t, kPixels>(call, walk_of(a), at, image_i8(call, at.image), packed,
+                              [&](int64_t block, auto count, int64_t pixel, const uint8_t* const* table) {
+                                const Part& p = ((const Part*)(packed + parts_at(a)))[block];
+                                BlockI8 b = block_of(call, h, at.image, block, W);
+                                b.counts = packed + p.counts;
+                                b.weights = packed + p.entries;
+                                gather_tile<1, kPixels, decltype(count)::value, 1>(a, end, b, taps(a), p.windows, p.channel, pixel, table);
+                              });
 }
 
-// As in nm_i8, but a permute that serves one vector of outputs only.
-double cost(const Problem& a, const Constants&) {
-  const int64_t sample = min64(blocks(a), 4);  // blocks repeat; the first ones speak for all
-  double per_tap = 0;
-  for (int64_t i = 0; i < sample; ++i) per_tap += (double)(entries_of(a, i) + windows(a, i)) / (double)sample;
-  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
-  return (double)a.n * a.p * a.q * blocks(a) * (8 + taps(a) * per_tap * cycles / 0.9);
-}
+double cost(const Problem& a, const Constants&) { return cycles(a); }
 
 }  // namespace
 
 extern const Kernel grouped_i8;
-const Kernel grouped_i8 = {"grouped_i8", "conv", "dense", kIsa, accepts, packed_bytes, pack, nullptr, jobs, run, cost, Element::u8};
+const Kernel grouped_i8 = {"grouped_i8", "conv", "dense", kIsa, accepts, packed_bytes, pack, workspace_bytes, jobs, run, cost, Element::u8};
 
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

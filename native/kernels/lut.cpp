@@ -104,7 +104,7 @@ void pack(const Problem& a, const Constants& c, void* out) {
   const Planes p = planes_of(a);
   uint8_t* packed = (uint8_t*)out;
   std::memset(packed, 0, at.bytes);
-  pack_head(a, c, at.head, packed);
+  pack_head(a, c, at.head, W, packed);
   int32_t* bias = (int32_t*)(packed + at.head.padding_bytes);
   for (int64_t o = 0; o < a.k; ++o) bias[o] -= (int32_t)(at.steps * kStep * kEntryOffset);
   std::memcpy(packed + at.head.bytes, &at.steps, sizeof at.steps);
@@ -179,9 +179,9 @@ void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const
   }
 }
 
-void fill_planes(const Problem& a, const Planes& p, const BlockI8& b, int64_t first, const Workspace& w) {
+void fill_planes(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, const Workspace& w) {
   for (int64_t phase = 0; phase < p.phases_y * p.phases_x; ++phase) {
-    find_sources(a, p, b.image, b.padding, first, phase, w.sources);
+    find_sources(a, p, image, padding, first, phase, w.sources);
     for (int64_t i = 0; i < p.slots; i += kRows)
       for (int64_t c = 0; c < a.c; c += kBlock)
         rows_to_columns(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
@@ -210,7 +210,7 @@ void look_up_channels(const BlockI8& b, const Look& l, const Workspace& w) {
 }
 
 // Any output: the sums of W channels, turned so that the channels of a pixel stand together, and the common epilogue.
-void finish_sums(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
+void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
   look_up_channels(b, l, w);
   for (int64_t i = 0; i < kRows; i += W) {
     i32v x[W];
@@ -219,7 +219,7 @@ void finish_sums(const Problem& a, const BlockI8& b, const Look& l, const Worksp
     for (int j = 0; j < W; ++j) {
       i32v acc[1][1] = {{x[j]}};
       const int32_t pixel = w.pixel[row_of(i + j)];
-      if (pixel >= 0) finish_i8<1, 1>(a, b, acc, pixel);
+      if (pixel >= 0) finish_i8<1, 1>(a, end, b, acc, pixel);
     }
   }
 }
@@ -234,8 +234,8 @@ RowEpilogue row_epilogue(const Problem& a, const EpilogueI8& end) {
 
 // u8 output: requantized row by row of sums, and only the bytes turned.
 template <bool Residual>
-void finish_bytes(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
-  const RowEpilogue end = row_epilogue(a, b.end);
+void finish_bytes(const Problem& a, const EpilogueI8& epilogue, const BlockI8& b, const Look& l, const Workspace& w) {
+  const RowEpilogue end = row_epilogue(a, epilogue);
   uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
   if (Residual) {
     const uint8_t* rows[kRows];
@@ -255,12 +255,12 @@ void finish_bytes(const Problem& a, const BlockI8& b, const Look& l, const Works
 
 #endif
 
-void finish_tile(const Problem& a, const BlockI8& b, const Look& l, const Workspace& w) {
+void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
 #if defined(JETTISON_AVX512)
-  if (b.end.u8 && b.residual) return finish_bytes<true>(a, b, l, w);
-  if (b.end.u8) return finish_bytes<false>(a, b, l, w);
+  if (end.u8 && b.residual) return finish_bytes<true>(a, end, b, l, w);
+  if (end.u8) return finish_bytes<false>(a, end, b, l, w);
 #endif
-  finish_sums(a, b, l, w);
+  finish_sums(a, end, b, l, w);
 }
 
 void run(const Call& call, int64_t job) {
@@ -275,15 +275,15 @@ void run(const Call& call, int64_t job) {
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const int32_t* splits = (const int32_t*)(packed + at.splits);
-  fill_planes(a, p, block_of(call, at.head, {image, 0, 0, 0}, kBlock), first * kRows, w);
+  const EpilogueI8 end = epilogue_i8(a);
+  fill_planes(a, p, image_i8(call, image), packed, first * kRows, w);
   for (int64_t tile = first; tile < last; ++tile) {
     find_pixels(a, p, tile * kRows, w.pixel);
     for (int64_t i = 0; i < steps; ++i)
       encode(w.planes + (tile - first) * kRows, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
              w.codes + i * kStep * kRows);
     for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
-      finish_tile(a, block_of(call, at.head, {image, 0, 0, o / W}, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps},
-                  w);
+      finish_tile(a, end, block_of(call, at.head, image, o / W, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps}, w);
   }
 }
 
