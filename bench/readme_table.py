@@ -45,7 +45,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
-    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost}
+    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion}
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
 
@@ -168,6 +168,45 @@ def mask_cost(results: dict[str, dict[str, Any]]) -> str:
             times = f"{s['median_ms']:.0f} ({s['p10_ms']:.0f} – {s['p90_ms']:.0f})"
             out.append(f"| {s['method']} | {s['pattern']} | {times} | {100 * s['over_dense']:+.1f}% |\n")
     return "".join(out)
+
+
+def fusion(results: dict[str, dict[str, Any]]) -> str:
+    """Networks fused and layer by layer, then every group at batch 1."""
+    found = [(name, r) for name, r in results.items() if "fusion" in r]
+    return "\n".join(f"{_machine(r)}\n\n{_fused_networks(name, r)}\n{_fused_groups(r)}" for name, r in found)
+
+
+def _machine(r: dict[str, Any]) -> str:
+    return f"{r['machine']['processor']}, {r['machine']['isa'][0]}, {r['threads']} threads:"
+
+
+def _fused_networks(name: str, r: dict[str, Any]) -> str:
+    head = "| network | element | batch | layer by layer, ms | fused, ms (p10 – p90) | gain | activations, MB | fused, MB |\n"
+    lines = [f"{head}|---|---|---|---|---|---|---|---|\n"]
+    for n in r["fusion"]:
+        a, b = n["unfused"], n["fused"]
+        before, after = (sum(n[f"{k}_bytes"].values()) / 1e6 for k in ("unfused", "fused"))
+        fused = f"{b['median_ms']:.2f} ({b['p10_ms']:.2f} – {b['p90_ms']:.2f})"
+        lines.append(
+            f"| [{n['network']}]({name}) | {n['element']} | {n['batch']} | {a['median_ms']:.2f} | {fused} "
+            f"| {_ratio(a['median_ms'], b['median_ms'])} | {before:.2f} | {after:.2f} |\n"
+        )
+    return "".join(lines)
+
+
+def _fused_groups(r: dict[str, Any]) -> str:
+    """Groups of at least three layers: whole blocks."""
+    lines = ["| network, element, batch | group | layers | layer by layer, ms | fused, ms | gain |\n|---|---|---|---|---|---|\n"]
+    for n in r["fusion"]:
+        if n["network"] == "efficientnet_b0":
+            continue  # cut by squeeze-excitation into many small groups
+        for g in n["groups"]:
+            if len(g["layers"]) >= 3:
+                where = f"{n['network']}, {n['element']}, {n['batch']}"
+                ends = f"{g['layers'][0]} … {g['layers'][-1]}"
+                gain = _ratio(g["unfused_ms"], g["fused_ms"])
+                lines.append(f"| {where} | {ends} | {len(g['layers'])} | {g['unfused_ms']:.3f} | {g['fused_ms']:.3f} | {gain} |\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":

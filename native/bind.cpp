@@ -5,11 +5,13 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 
 #include "cpu.h"
+#include "fusion.h"
 #include "pool.h"
 #include "probe.h"
 #include "program.h"
@@ -176,13 +178,36 @@ std::vector<const void*> check_arrays(const std::vector<Array>& arrays, const st
 
 using Operand = std::pair<int, int64_t>;
 using StepTuple = std::tuple<std::shared_ptr<Packed>, Problem*, std::vector<Operand>, Operand>;
+using PlaceTuple = std::tuple<bool, int64_t, int64_t>;
+using BandTuple = std::tuple<int, int, std::vector<PlaceTuple>, PlaceTuple, int64_t>;
+
+Place place_of(const PlaceTuple& p) { return {std::get<0>(p), std::get<1>(p), std::get<2>(p)}; }
+
+Group make_group(const std::vector<std::shared_ptr<Packed>>& members, const std::vector<Problem*>& problems,
+                 const std::vector<std::vector<BandTuple>>& jobs, int64_t images, int64_t buffer_bytes) {
+  Group g{{members.begin(), members.end()}, {}, {}, {}, images, buffer_bytes};
+  for (const Problem* p : problems) {
+    g.problems.push_back(*p);
+    g.problems.back().band = true;
+  }
+  for (const auto& job : jobs) {
+    for (const auto& [member, problem, in, out, bytes] : job) {
+      if (in.empty() || in.size() > kBandInputs) throw std::invalid_argument("a band has 1 or 2 operands");
+      Band band{member, problem, {}, place_of(out), bytes};
+      for (size_t i = 0; i < in.size(); ++i) band.in[i] = place_of(in[i]);
+      g.bands.push_back(band);
+    }
+    g.job_ends.push_back((int64_t)g.bands.size());
+  }
+  return g;
+}
 
 std::vector<int64_t> run_program(const Program& program, const std::vector<Array>& in, const std::vector<Array>& out, bool profile) {
   const auto inputs = check_arrays(in, program.input_bytes(), "input");
   const auto outputs = check_arrays(out, program.output_bytes(), "output");
   std::vector<void*> writable;
   for (const void* o : outputs) writable.push_back(const_cast<void*>(o));
-  std::vector<int64_t> ns(profile ? program.steps() : 0);
+  std::vector<int64_t> ns(profile ? program.ops() : 0);
   nb::gil_scoped_release release;
   program.run(inputs.data(), writable.data(), profile ? ns.data() : nullptr);
   return ns;
@@ -259,13 +284,27 @@ NB_MODULE(_native, m) {
       .def("run", &Probe::run, nb::arg("passes"), nb::arg("iterations"), nb::call_guard<nb::gil_scoped_release>(),
            "Nanoseconds until every thread has done its passes.");
 
+  nb::class_<Group>(m, "Group", "Ops that run band by band (fusion.h). A place is (in the workspace?, bytes, bytes per image).")
+      .def(
+          "__init__",
+          [](Group* self, const std::vector<std::shared_ptr<Packed>>& members, const std::vector<Problem*>& problems,
+             const std::vector<std::vector<BandTuple>>& jobs, int64_t images,
+             int64_t buffer_bytes) { new (self) Group(make_group(members, problems, jobs, images, buffer_bytes)); },
+          nb::arg("members"), nb::arg("problems"), nb::arg("jobs"), nb::arg("images"), nb::arg("buffer_bytes"));
+
   nb::class_<Program>(m, "Program", "A network made ready for one batch size. Operands are (space, place): 0 arena, 1 input, 2 output.")
       .def(
           "__init__",
-          [](Program* self, std::shared_ptr<Pool> pool, const std::vector<StepTuple>& steps, int64_t arena_bytes) {
+          [](Program* self, std::shared_ptr<Pool> pool, const std::vector<std::variant<StepTuple, std::shared_ptr<Group>>>& steps,
+             int64_t arena_bytes) {
             std::vector<Step> list;
-            for (const auto& [packed, problem, in, out] : steps) {
-              Step step{packed, *problem, {}, {out.first, out.second}};
+            for (const auto& item : steps) {
+              if (const auto* group = std::get_if<std::shared_ptr<Group>>(&item)) {
+                list.emplace_back().group = *group;
+                continue;
+              }
+              const auto& [packed, problem, in, out] = std::get<StepTuple>(item);
+              Step step{packed, *problem, {}, {out.first, out.second}, nullptr};
               for (const Operand& o : in) step.in.push_back({o.first, o.second});
               list.push_back(std::move(step));
             }
@@ -273,5 +312,6 @@ NB_MODULE(_native, m) {
           },
           nb::arg("pool"), nb::arg("steps"), nb::arg("arena_bytes"))
       .def("run", &run_program, nb::arg("inputs"), nb::arg("outputs"), nb::arg("profile") = false,
-           "Fill `outputs`; with profile, nanoseconds of each step.");
+           "Fill `outputs`; with profile, nanoseconds of each op.")
+      .def_prop_ro("workspace_bytes", &Program::workspace_bytes);
 }

@@ -47,7 +47,7 @@ JT_INLINE Cut cut(const Problem& a, int64_t block_width, int64_t most, int64_t w
   c.tiles = ceil_div(a.p * a.q, most);
   c.blocks = ceil_div(a.k, block_width);
   c.blocks_first = weight_bytes > kLargeWeights;
-  const int64_t jobs = job_count(cycles, a.n * c.tiles * c.blocks), each = ceil_div(jobs, a.n);
+  const int64_t jobs = a.band ? 1 : job_count(cycles, a.n * c.tiles * c.blocks), each = ceil_div(jobs, a.n);
   if (c.blocks_first) {
     c.block_parts = min64(c.blocks, max64(jobs, ceil_div(weight_bytes, kLargeWeights)));
     c.tile_parts = min64(c.tiles, ceil_div(min64(each, 8), c.block_parts));  // every part reads all weights

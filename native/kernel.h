@@ -8,6 +8,8 @@
 // copy of a template to the scalar path); plain structs, pointers and <cstring> only.
 // `pack` runs once at load; `run` allocates nothing, cannot fail, and may be called for different
 // jobs by several threads at once.
+// What is packed serves any batch size and any band of rows: it depends on the widths, strides and channels, never on
+// n, h, p or the padding above and below (of a linear layer, on no number of rows).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -55,6 +57,7 @@ struct Problem {
   int64_t pad_t = 0, pad_l = 0, pad_b = 0, pad_r = 0;
   int64_t count_pad[4] = {0, 0, 0, 0};
   bool residual = false;  // conv, linear: in[1] is added before the activation
+  bool band = false;      // of a fused group (fusion.h): one thread runs all jobs, so only the caches ask for more than one
   Act act = Act::none;
   float alpha = 0;
   // the rest

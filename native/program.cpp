@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -15,7 +16,9 @@ namespace {
 
 constexpr int64_t kLargePage = 2 << 20;
 
-int64_t bytes_of(const Problem& p, const Shape& s, Element e) { return p.n * s.size() * (e == Element::u8 ? 1 : (int64_t)sizeof(float)); }
+using Clock = std::chrono::steady_clock;
+
+int64_t ns_since(Clock::time_point start) { return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count(); }
 
 }  // namespace
 
@@ -43,18 +46,26 @@ Packed::Packed(const Kernel* k, const Problem& problem, const Constants& constan
 
 Program::Program(std::shared_ptr<Pool> pool, std::vector<Step> steps, int64_t arena_bytes)
     : pool_(std::move(pool)), steps_(std::move(steps)), arena_(arena_bytes) {
+  int64_t most_members = 0;
   for (const Step& step : steps_) {
-    if ((int)step.in.size() != step.problem.inputs) throw std::invalid_argument("a step has another number of operands than its problem");
-    for (size_t i = 0; i < step.in.size(); ++i)
-      require(step.in[i], bytes_of(step.problem, step.problem.in[i], step.problem.element), input_bytes_);
-    require(step.out, bytes_of(step.problem, step.problem.out, step.problem.out_element), output_bytes_);
-    if (step.packed->kernel->workspace_bytes) {
-      const int64_t need = step.packed->kernel->workspace_bytes(step.problem);
-      workspace_bytes_ = need > workspace_bytes_ ? need : workspace_bytes_;
-    }
+    check(step);
+    const Kernel* kernel = step.group ? nullptr : step.packed->kernel;
+    const int64_t need = step.group ? step.group->workspace_bytes() : kernel->workspace_bytes ? kernel->workspace_bytes(step.problem) : 0;
+    workspace_bytes_ = need > workspace_bytes_ ? need : workspace_bytes_;
+    if (step.group && step.ops() > most_members) most_members = step.ops();
+    ops_ += step.ops();
   }
   workspace_bytes_ = (workspace_bytes_ + 63) / 64 * 64;
   workspace_ = std::make_unique<Buffer>(workspace_bytes_ * pool_->threads());
+  group_ns_.resize(most_members * pool_->threads());
+}
+
+void Program::check(const Step& step) {
+  if (step.group) return step.group->check(arena_.bytes());
+  const Problem& p = step.problem;
+  if ((int)step.in.size() != p.inputs) throw std::invalid_argument("a step has another number of operands than its problem");
+  for (size_t i = 0; i < step.in.size(); ++i) require(step.in[i], p.n * bytes_of(p.in[i], p.element), input_bytes_);
+  require(step.out, p.n * bytes_of(p.out, p.out_element), output_bytes_);
 }
 
 void Program::require(const Ref& ref, int64_t bytes, std::vector<int64_t>& external) {
@@ -69,7 +80,7 @@ void Program::require(const Ref& ref, int64_t bytes, std::vector<int64_t>& exter
   external[ref.at] = bytes;
 }
 
-void Program::run(const void* const* inputs, void* const* outputs, int64_t* step_ns) const {
+void Program::run(const void* const* inputs, void* const* outputs, int64_t* op_ns) const {
   struct Context {
     const Step* step;
     Call call;
@@ -83,17 +94,49 @@ void Program::run(const void* const* inputs, void* const* outputs, int64_t* step
     c.step->packed->kernel->run(call, job);
   };
   std::lock_guard<std::mutex> lock(pool_->owner());
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    const Step& step = steps_[i];
-    const auto start = step_ns ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+  for (const Step& step : steps_) {
+    if (step.group) {
+      run_group(*step.group, op_ns);
+      if (op_ns) op_ns += step.ops();
+      continue;
+    }
+    const auto start = op_ns ? Clock::now() : Clock::time_point();
     const void* in[kMaxInputs];
     for (size_t j = 0; j < step.in.size(); ++j)
       in[j] = step.in[j].space == Ref::arena ? arena_.data() + step.in[j].at : inputs[step.in[j].at];
     void* out = step.out.space == Ref::arena ? arena_.data() + step.out.at : outputs[step.out.at];
     Context context{&step, {&step.problem, step.packed->data.data(), in, out, nullptr}, workspace_->data(), workspace_bytes_};
     pool_->run(step.packed->kernel->jobs(step.problem), body, &context);
-    if (step_ns) step_ns[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+    if (op_ns) *op_ns++ = ns_since(start);
   }
+}
+
+// The time of a group is shared out among its ops as the threads spent theirs.
+void Program::run_group(const Group& group, int64_t* op_ns) const {
+  struct Context {
+    const Group* group;
+    char *arena, *workspace;
+    int64_t workspace_bytes;
+    int64_t* ns;
+  };
+  const auto body = [](void* context, int64_t job, int thread) {
+    const Context& c = *static_cast<const Context*>(context);
+    int64_t* ns = c.ns ? c.ns + thread * (int64_t)c.group->members.size() : nullptr;
+    c.group->run(job, c.arena, c.workspace + thread * c.workspace_bytes, ns);
+  };
+  Context context{&group, arena_.data(), workspace_->data(), workspace_bytes_, op_ns ? group_ns_.data() : nullptr};
+  const auto start = op_ns ? Clock::now() : Clock::time_point();
+  if (op_ns) std::fill(group_ns_.begin(), group_ns_.end(), 0);
+  pool_->run(group.jobs(), body, &context);
+  if (!op_ns) return;
+  const int64_t wall = ns_since(start), members = (int64_t)group.members.size();
+  int64_t total = 0;
+  for (int64_t i = 0; i < members; ++i) {
+    op_ns[i] = 0;
+    for (int64_t t = 0; t < pool_->threads(); ++t) op_ns[i] += group_ns_[t * members + i];
+    total += op_ns[i];
+  }
+  for (int64_t i = 0; i < members; ++i) op_ns[i] = total ? (int64_t)((double)wall * (double)op_ns[i] / (double)total) : 0;
 }
 
 }  // namespace jettison

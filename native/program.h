@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "fusion.h"
 #include "kernel.h"
 #include "pool.h"
 
@@ -25,6 +26,9 @@ class Buffer {
   int64_t bytes_;
 };
 
+// Bytes of one sample of an operand.
+inline int64_t bytes_of(const Shape& s, Element e) { return s.size() * (e == Element::u8 ? 1 : (int64_t)sizeof(float)); }
+
 // One op's constants in the layout of the kernel that will run it. Independent of the batch size.
 struct Packed {
   Packed(const Kernel* kernel, const Problem& problem, const Constants& constants);  // throws if not accepted
@@ -39,11 +43,15 @@ struct Ref {
   int64_t at;
 };
 
+// One op; or a group of them, then nothing else is set.
 struct Step {
   std::shared_ptr<const Packed> packed;
   Problem problem;
   std::vector<Ref> in;
   Ref out;
+  std::shared_ptr<const Group> group;
+
+  int64_t ops() const { return group ? (int64_t)group->members.size() : 1; }
 };
 
 class Program {
@@ -54,21 +62,26 @@ class Program {
   // Bytes the caller's i-th input or output must have.
   const std::vector<int64_t>& input_bytes() const { return input_bytes_; }
   const std::vector<int64_t>& output_bytes() const { return output_bytes_; }
-  int64_t steps() const { return (int64_t)steps_.size(); }
+  int64_t ops() const { return ops_; }
+  int64_t workspace_bytes() const { return workspace_->bytes(); }  // of all threads
 
-  // Runs all steps; with `step_ns`, writes the time of each. Allocates nothing, cannot fail.
+  // Runs all steps; with `op_ns`, writes the time of each op. Allocates nothing, cannot fail.
   // Calls on programs that share a pool wait for each other.
-  void run(const void* const* inputs, void* const* outputs, int64_t* step_ns) const;
+  void run(const void* const* inputs, void* const* outputs, int64_t* op_ns) const;
 
  private:
   void require(const Ref& ref, int64_t bytes, std::vector<int64_t>& external);
+  void check(const Step& step);
+  void run_group(const Group& group, int64_t* op_ns) const;
 
   std::shared_ptr<Pool> pool_;
   std::vector<Step> steps_;
   Buffer arena_;
+  int64_t ops_ = 0;
   int64_t workspace_bytes_ = 0;  // of one thread
   std::unique_ptr<Buffer> workspace_;
   std::vector<int64_t> input_bytes_, output_bytes_;
+  mutable std::vector<int64_t> group_ns_;  // [thread][member], while a group is timed
 };
 
 }  // namespace jettison

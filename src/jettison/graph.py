@@ -49,6 +49,11 @@ class TensorSpec:
         """Bytes per sample."""
         return self.size * DTYPES[self.dtype].itemsize
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one step along the first axis, of an image one row."""
+        return self.bytes // self.shape[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Op:

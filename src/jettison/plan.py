@@ -37,7 +37,7 @@ def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
         places[t] = start
         placed.append((start, start + need[t], life[t]))
     total = max((e for _, e, _ in placed), default=0)
-    return Plan({t: places[root[t]] for t in graph.tensors}, total)
+    return Plan({t: places[r] for t, r in root.items()}, total)
 
 
 def roots(graph: Graph) -> dict[str, str]:

@@ -13,19 +13,23 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from . import _native
+from . import _native, planner
+from .arrays import to_array
+from .bands import make_problem, native_group
 from .errors import InputError, KernelError
 from .formats import NM, Block, Cost
+from .fusion import Schedule
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem, weight_shape
-from .plan import plan
+from .plan import Plan, plan
+from .planner import Fusion, Work
 from .spec import check
 
 _PROGRAMS_KEPT = 4  # batch sizes that stay prepared
@@ -45,7 +49,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What runs for one op, and why. `problem` and `cost` only for conv and linear."""
+    """What runs for one op, and why. `problem` and `cost` only for conv and linear.
+
+    group: the ops that it is fused with and itself, () if it runs alone; fusion: why so.
+    """
 
     name: str
     kind: str
@@ -56,6 +63,8 @@ class Layer:
     candidates: tuple[Candidate, ...]
     problem: Problem | None
     cost: Cost | None
+    group: tuple[str, ...]
+    fusion: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class LayerTime:
 class _Choice:
     kernel: str
     packed: Any
+    cycles: float
     reason: str
     candidates: tuple[Candidate, ...]
 
@@ -88,6 +98,7 @@ class Session:
     source: path of a `.jettison` file, or a Graph. threads: default, all processors this process may use.
     isa: "avx512", "avx2" or "scalar"; default the environment's JETTISON_ISA, then the best.
     kernels: {op name: kernel name} overrides. tune: measure the candidates of every layer instead of modelling them.
+    fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups, as schedules.
 
     Several Python threads may call `run`; calls wait for each other. Errors: FileError, KernelError.
     """
@@ -100,6 +111,7 @@ class Session:
         isa: str | None = None,
         kernels: Mapping[str, str] | None = None,
         tune: bool = False,
+        fuse: bool | Sequence[Schedule] = True,
     ) -> None:
         if isinstance(source, Graph):
             self.graph = check(source)
@@ -117,6 +129,7 @@ class Session:
         if unknown:
             raise KernelError(f"kernels= names the unknown layer {unknown[0]!r}; `jettison explain` lists the layers")
         self._choices = {op.name: self._choose(op, overrides.get(op.name), tune) for op in self.graph.ops if op.kind != "reshape"}
+        self._fusion = self._fuse(fuse, tune)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -133,8 +146,12 @@ class Session:
         return sum(c.packed.bytes for c in self._choices.values())
 
     def arena_bytes(self, batch: int = 1) -> int:
-        """Memory of all activations at this batch size."""
-        return plan(self.graph, batch, _native.SLACK_BYTES).arena_bytes
+        """Memory of all activations between the steps at this batch size."""
+        return self._layout(batch, self._steps(), self.graph.inputs, self.graph.outputs).arena_bytes
+
+    def workspace_bytes(self, batch: int = 1) -> int:
+        """Memory of all threads for what is inside a step, such as the rows between fused ops."""
+        return self._program(batch).workspace_bytes
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Outputs for a batch: float32 arrays, images as (n, c, h, w). Inputs: NumPy or anything with `__dlpack__`.
@@ -162,6 +179,7 @@ class Session:
     def layers(self, batch: int = 1) -> list[Layer]:
         """Kernel, reason, candidates and cost of every op, in the order in which they run."""
         rows = []
+        groups = {op.name: tuple(o.name for o in group.ops) for group in self._fusion.groups for op in group.ops}
         for op in self.graph.ops:
             choice = self._choices.get(op.name)
             weighted = op.kind in _WEIGHTED
@@ -172,6 +190,7 @@ class Session:
                     name=op.name, kind=op.kind, format=str(op.format) if weighted else "", isa=self.isa,
                     kernel=choice.kernel if choice else "none", reason=choice.reason if choice else "same bytes, nothing runs",
                     candidates=choice.candidates if choice else (), problem=size, cost=self._cost(op, size, parts) if size else None,
+                    group=groups.get(op.name, ()), fusion=self._fusion.reasons.get(op.name, ""),
                 )
             )  # fmt: skip
         return rows
@@ -186,9 +205,9 @@ class Session:
         if len(op.inputs) > _native.MAX_INPUTS:
             raise KernelError(f"layer {op.name}: {op.kind} of {len(op.inputs)} tensors; split it: {_native.MAX_INPUTS} is the most")
         size = self._problem(op, 1)
-        found = []
+        found, computed = [], "conv" if op.kind == "linear" else op.kind
         for name, kind, fmt, isa, dtype in _native.kernels():
-            if isa != self.isa or kind != _kernel_op(op) or dtype != self.graph.tensors[op.inputs[0]].dtype:
+            if isa != self.isa or kind != computed or dtype != self.graph.tensors[op.inputs[0]].dtype:
                 continue
             constants = self._constants(op, fmt)
             if constants is None or not _native.accepts(name, isa, size, *constants):
@@ -213,9 +232,9 @@ class Session:
         return self._pack(op, size, best, "lowest modelled cost", found, {})
 
     def _pack(self, op: Op, size: Any, row: tuple, reason: str, found: list, times: Mapping[str, float]) -> _Choice:
-        name, _, constants, _ = row
+        name, _, constants, cycles = row
         candidates = tuple(Candidate(f[0], f[1] or "", f[3], times.get(f[0])) for f in found)
-        return _Choice(name, _native.Packed(name, self.isa, size, *constants), reason, candidates)
+        return _Choice(name, _native.Packed(name, self.isa, size, *constants), cycles, reason, candidates)
 
     def _constants(self, op: Op, fmt: str) -> tuple[dict[str, np.ndarray], tuple[int, int]] | None:
         """Constants by role for a kernel of format `fmt`, and (n, m); None if the op cannot be given in that format."""
@@ -245,20 +264,47 @@ class Session:
         target = self.graph.tensors[op.outputs[0]]
         out = np.empty((1, *target.shape), DTYPES[target.dtype])
         step = (packed, size, [(_INPUT, i) for i in range(len(inputs))], (_OUTPUT, 0))
-        program = _native.Program(self._pool, [step], 0)
+        return self._median_ms(_native.Program(self._pool, [step], 0), inputs, [out])
+
+    def _median_ms(self, program: Any, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> float:
         times = []
         start = time.perf_counter()
         while len(times) < 5 or (time.perf_counter() - start < 0.02 and len(times) < 200):
-            times.append(program.run(inputs, [out], profile=True)[0] / 1e6)
+            times.append(sum(program.run(inputs, outputs, profile=True)) / 1e6)
         return median(times)
+
+    # --- groups of ops that run band by band
+
+    def _fuse(self, fuse: bool | Sequence[Schedule], tune: bool) -> Fusion:
+        if not isinstance(fuse, bool):
+            return Fusion(tuple(fuse), {op.name: "fused as asked for" for group in fuse for op in group.ops})
+        if not fuse:
+            return Fusion()
+        work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
+        return planner.fuse(self.graph, work, planner.machine(self.threads), self._time if tune else None)
+
+    def _time(self, steps: Sequence[Op | Schedule]) -> float:
+        """Median milliseconds of some steps, on zeros."""
+        inputs = {t for s in steps for t in s.inputs} - {t for s in steps for t in s.outputs}
+        layout = self._layout(1, steps, tuple(inputs), steps[-1].outputs)
+        return self._median_ms(_native.Program(self._pool, [self._step(s, 1, layout.places) for s in steps], layout.arena_bytes), [], [])
+
+    def _steps(self) -> list[Op | Schedule]:
+        """What runs, in order: a group in the place of its last op."""
+        last = {group.ops[-1].name: group for group in self._fusion.groups}
+        inside = {op.name for group in self._fusion.groups for op in group.ops}
+        return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
+
+    def _layout(self, n: int, steps: Sequence[Op | Schedule], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Plan:
+        """Places in the arena; results inside a group need none."""
+        ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
+        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES)
 
     # --- preparing a batch size
 
     def _problem(self, op: Op, n: int) -> Any:
-        specs = [self.graph.tensors[t] for t in (*op.inputs, *op.outputs)]
-        shapes = [list(spec.shape) for spec in specs]
-        types = [(spec.dtype, spec.scale, spec.zero) for spec in specs]
-        return _native.Problem(op.kind, n, shapes[:-1], shapes[-1], dict(op.attrs), types)
+        shapes = [self.graph.tensors[t].shape for t in (*op.inputs, *op.outputs)]
+        return make_problem(self.graph, op, n, shapes[:-1], shapes[-1], op.attrs)
 
     def _program(self, n: int) -> Any:
         with self._lock:
@@ -272,17 +318,20 @@ class Session:
             return program
 
     def _prepare(self, n: int) -> Any:
-        layout = plan(self.graph, n, _native.SLACK_BYTES)
+        layout = self._layout(n, self._steps(), self.graph.inputs, self.graph.outputs)
         steps = []
         for i, t in enumerate(self.graph.inputs):
             steps.append(self._layout_step(t, n, (_INPUT, i), (_ARENA, layout.places[t]), to_user=False))
-        for op in self.graph.ops:
-            if op.kind != "reshape":
-                operands = [(_ARENA, layout.places[t]) for t in op.inputs]
-                steps.append((self._choices[op.name].packed, self._problem(op, n), operands, (_ARENA, layout.places[op.outputs[0]])))
+        steps += [self._step(s, n, layout.places) for s in self._steps() if isinstance(s, Schedule) or s.kind != "reshape"]
         for i, t in enumerate(self.graph.outputs):
             steps.append(self._layout_step(t, n, (_ARENA, layout.places[t]), (_OUTPUT, i), to_user=True))
         return _native.Program(self._pool, steps, layout.arena_bytes)
+
+    def _step(self, step: Op | Schedule, n: int, places: Mapping[str, int]) -> Any:
+        if isinstance(step, Schedule):
+            return native_group(self.graph, step, n, places, {op.name: self._choices[op.name].packed for op in step.ops})
+        operands = [(_ARENA, places[t]) for t in step.inputs]
+        return self._choices[step.name].packed, self._problem(step, n), operands, (_ARENA, places[step.outputs[0]])
 
     def _layout_step(self, tensor: str, n: int, source: tuple[int, int], target: tuple[int, int], *, to_user: bool) -> tuple:
         """(c, h, w) to (h, w, c) or back for images, a plain copy for the rest."""
@@ -309,7 +358,7 @@ class Session:
         names = self.graph.inputs
         if len(inputs) != len(names):
             raise InputError(f"this network takes {len(names)} input(s) ({', '.join(names)}), got {len(inputs)}")
-        arrays = [_to_array(x, name) for x, name in zip(inputs, names)]
+        arrays = [to_array(x, name) for x, name in zip(inputs, names)]
         n = arrays[0].shape[0] if arrays[0].ndim else 0
         for x, name in zip(arrays, names):
             want = self._user_shape(name, max(n, 1))
@@ -321,26 +370,11 @@ class Session:
         return [np.ascontiguousarray(x) for x in arrays], n
 
 
-def _to_array(x: Any, name: str) -> np.ndarray:
-    if isinstance(x, np.ndarray):
-        return x
-    if not hasattr(x, "__dlpack__"):
-        raise InputError(f"input {name!r} must be a NumPy array or have __dlpack__, got {type(x).__name__}")
-    try:
-        return np.from_dlpack(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as e:
-        raise InputError(f"input {name!r} cannot be read through DLPack: {e}; detach it and move it to the CPU") from None
-
-
 def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
     """One sample of noise, followed by the bytes that a kernel may read past its end."""
     room = spec.size + _native.SLACK_BYTES
     noise = rng.integers(0, 256, room, np.uint8) if spec.dtype == "u8" else rng.standard_normal(room, np.float32)
     return noise[: spec.size].reshape(1, *spec.shape)
-
-
-def _kernel_op(op: Op) -> str:
-    return "conv" if op.kind == "linear" else op.kind
 
 
 def _thread_count(threads: int | None) -> int:

@@ -86,6 +86,8 @@ def _row(layer: Layer | None, box: Box | None) -> dict[str, Any]:
         "format": layer.format if layer else "",
         "kernel": layer.kernel if layer else "",
         "reason": layer.reason if layer else "change of layout",
+        "group": list(layer.group) if layer else [],
+        "fusion": layer.fusion if layer else "",
         "candidates": [asdict(c) for c in layer.candidates] if layer else [],
         "macs_dense": work.macs_dense if work else 0,
         "macs_kept": work.macs_kept if work else 0,
@@ -116,6 +118,15 @@ def _why(row: dict[str, Any]) -> str:
     return f"{row['reason']} ({', '.join(costs)})"
 
 
+def _fusion(row: dict[str, Any]) -> str:
+    """A bracket around each group, with the reason at its first op."""
+    group = row["group"]
+    if not group:
+        return row["fusion"]
+    at = group.index(row["name"])
+    return f"┌ {row['fusion']}" if at == 0 else "└" if at == len(group) - 1 else "│"
+
+
 def _show(output: Output, layers: list[dict[str, Any]], total: dict[str, Any], title: str) -> None:
     columns = (
         "layer",
@@ -123,6 +134,7 @@ def _show(output: Output, layers: list[dict[str, Any]], total: dict[str, Any], t
         "format",
         "kernel",
         "why",
+        "fusion",
         ">MACs dense",
         ">MACs kept",
         ">weights",
@@ -134,15 +146,15 @@ def _show(output: Output, layers: list[dict[str, Any]], total: dict[str, Any], t
     )
     rows: list[Any] = [
         (
-            r["name"], r["kind"], r["format"], r["kernel"], _why(r), _or_blank(r["macs_dense"], units), _or_blank(r["macs_kept"], units),
-            _or_blank(r["weight_bytes"], byte_count), f"{r['median_ms']:.3f}", f"{r['share']:.1%}",
+            r["name"], r["kind"], r["format"], r["kernel"], _why(r), _fusion(r), _or_blank(r["macs_dense"], units),
+            _or_blank(r["macs_kept"], units), _or_blank(r["weight_bytes"], byte_count), f"{r['median_ms']:.3f}", f"{r['share']:.1%}",
             f"{r['limit_ms']:.3f}", r["limited_by"], f"{r['share_of_limit']:.0%}" if r["share_of_limit"] is not None else "",
         )
         for r in layers
     ]  # fmt: skip
     sums = (units(total["macs_dense"]), units(total["macs_kept"]), byte_count(total["weight_bytes"]), f"{total['median_ms']:.3f}")
     of_limit = f"{total['limit_ms'] / max(total['median_ms'], 1e-9):.0%}"
-    rows += [None, ("total", "", "", "", "", *sums, "100%", f"{total['limit_ms']:.3f}", "", of_limit)]
+    rows += [None, ("total", "", "", "", "", "", *sums, "100%", f"{total['limit_ms']:.3f}", "", of_limit)]
     speed = total["operations_dense"] / max(total["median_ms"], 1e-9) / 1e6
     note = (
         f"{units(total['operations_dense'])} operations dense, {units(total['operations_kept'])} operations kept (1 MAC = 2 operations); "
