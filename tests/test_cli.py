@@ -281,6 +281,7 @@ def test_verify_finds_weights_that_are_not_the_files(call, net, tmp_path):
 
 BENCH = ("bench", "resnet20_cifar", "--size", 16, "--runs", 1)
 COMPRESS = ("compress", "NETnet", "--data", "digits", "--dense-epochs", 1, "--epochs", 1, "-o", "TMP/out.jettison")
+CRISP = (*COMPRESS, "--method", "crisp", "--pattern", "16x16/2:4")
 BAD = {
     "impossible pattern": ((*BENCH, "--pattern", "3:2"), "pattern 3:2: needs 1 <= N <= M"),
     "pattern of nothing": ((*BENCH, "--pattern", "0:4"), "pattern 0:4"),
@@ -304,6 +305,20 @@ BAD = {
     "channels that do not divide": (("compress", "NETsix", *COMPRESS[2:], "--pattern", "2:4"), "divisible by 4, got 6"),
     "missing weights": ((*COMPRESS, "--weights", "TMP/none.pt"), "no such file"),
     "missing output folder": ((*COMPRESS, "-o", "TMP/none/out.jettison"), "does not exist"),
+    "unknown class": ((*CRISP, "--classes", "3,tree"), "class 'tree' is not in digits; it has 0, 1, 2"),
+    "one class": ((*CRISP, "--classes", "3"), "needs at least two classes, got 1"),
+    "no class": ((*CRISP, "--classes", ","), "--classes names no class"),
+    "no file of classes": ((*CRISP, "--classes", "@TMP/none.txt"), "none.txt cannot be read"),
+    "unreachable sparsity": ((*CRISP, "--sparsity", 0.99), "sparsity 99.00% cannot be reached with this pattern, only 50.00% to 94.44%"),
+    "sparsity below N:M": ((*CRISP, "--sparsity", 0.3), "only 50.00% to 94.44% (N:M alone removes the first)"),
+    "sparsity twice": ((*CRISP, "--pattern", "16x16/2:4@50%", "--sparsity", 0.9), "already says how many blocks stay"),
+    "sparsity without crisp": ((*COMPRESS, "--sparsity", 0.9), "--sparsity belongs to method crisp"),
+    "crisp without blocks": ((*CRISP, "--pattern", "2:4"), "method crisp removes whole blocks"),
+    "blocks too wide": ((*CRISP, "--pattern", "32x32/2:4"), "need output channels divisible by 32, got 16"),
+    "head without classes": ((*CRISP, "--head", "shrink"), "name them with --classes"),
+    "unknown head": ((*CRISP, "--head", "bald"), "head must be one of keep, shrink"),
+    "from nothing": ((*CRISP, "--dense-epochs", 0, "--from", "TMP/none"), "no such file; `jettison compress --method crisp`"),
+    "from another file": ((*CRISP, "--dense-epochs", 0, "--from", "SAVED"), "not a checkpoint of a personalised network"),
     "data that do not fit": (("eval", "SAVED", "--data", "digits"), "the network takes 5×6×4"),
 }
 

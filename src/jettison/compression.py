@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,28 @@ from .bench.comparison import relative_error
 from .errors import CheckpointError, ModelError, PatternError, QuantizationError, TrainingError, VerificationError
 from .export import export
 from .file import replace
-from .formats import Dense, Format, parse
+from .formats import Block, Dense, Format, parse
 from .graph import Graph
-from .methods import LayerReport, Method, Select, Sparsifier, choose_layers, make_method, sparsify_
+from .methods import Hybrid, LayerReport, Method, Select, Sparsifier, choose_layers, make_method, mean_gradients, sparsify_
 from .methods.qat import quantize_aware_
+from .methods.select import REMAINDERS
+from .personal import Personal, check_fits, resumed, trained_state
+from .personal import load as load_personal
 from .runtime import Session
 from .training import Epoch, Recipe, fit
-from .training.data import DataSet, normalise, test_batches, train_batches
+from .training.data import HEADS, DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
 
 ELEMENTS = ("f32", "int8")
+CRISP_PATTERN = "32x32/2:4"  # where none is named
+SALIENCY_BATCHES = 64  # at most, per selection
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
 QAT_LR = 0.1  # share of the learning rate for fine-tuning with rounding
 DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
 
 Tell = Callable[[str, Epoch], None]
-Train = Callable[[str, nn.Module, Sparsifier | None], None]
+Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,9 @@ class Settings:
     element: "f32", or "int8" for post-training quantisation at the end, with `calibrate` training images, `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
     rounding (`methods.qat`), at a tenth of the learning rate.
+    classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
+    outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
+    says; start: path of a personalised network's checkpoint to start from (`personal`).
     Errors: PatternError, ModelError, TrainingError.
     """
 
@@ -76,6 +86,10 @@ class Settings:
     equalize: bool = False
     keep_float: int = 0
     qat_epochs: int = 0
+    classes: tuple[str, ...] = ()
+    head: str = "keep"
+    sparsity: float | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
@@ -87,10 +101,30 @@ class Settings:
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         if self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
-        if self.weights is None and self.dense_epochs == 0:
+        self._check_classes()
+        if self.start is None and self.weights is None and self.dense_epochs == 0:
             raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
-        if self.remainder not in ("refuse", "dense"):
-            raise TrainingError(f"remainder must be 'refuse' or 'dense', got {self.remainder!r}")
+        if self.remainder not in REMAINDERS:
+            raise TrainingError(f"remainder must be one of {', '.join(REMAINDERS)}, got {self.remainder!r}")
+
+    def _check_classes(self) -> None:
+        """Errors: PatternError, TrainingError for settings that only make sense together."""
+        crisp = self.method == "crisp"
+        if self.head not in HEADS:
+            raise TrainingError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if self.head == "shrink" and not self.classes:
+            raise TrainingError("a head shrinks to chosen classes; name them with --classes")
+        if crisp and not isinstance(self.format, Block):
+            raise PatternError(f"method crisp removes whole blocks; write a pattern such as {CRISP_PATTERN}, not {self.pattern}")
+        for what, value in (("sparsity", self.sparsity), ("from", self.start)):
+            if value is not None and not crisp:
+                raise TrainingError(f"--{what} belongs to method crisp; {self.method} takes its sparsity from the pattern")
+        if self.start is not None and (self.weights is not None or self.dense_epochs):
+            raise TrainingError("--from brings its own dense weights; leave out --weights and --dense-epochs")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}")
+        if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:
+            raise PatternError(f"pattern {self.pattern} already says how many blocks stay; leave out its @… or --sparsity")
 
     @property
     def format(self) -> Format:
@@ -104,11 +138,11 @@ class Settings:
         """For the epochs of sparse training; with none, one-shot pruning unless epochs with rounding follow."""
         return make_method(self.method, self.epochs or self.qat_epochs, self.decay, self.ramp_epochs)
 
-    def recipe(self, stage: str) -> Recipe:
-        """Of "dense", "sparse" or "qat" training."""
+    def recipe(self, stage: str, epochs: int | None = None) -> Recipe:
+        """Of "dense", "sparse" or "qat" training; epochs: of a part of it."""
         first, last = stage == "dense", stage == "qat"
         return Recipe(
-            epochs={"dense": self.dense_epochs, "sparse": self.epochs, "qat": self.qat_epochs}[stage],
+            epochs={"dense": self.dense_epochs, "sparse": self.epochs, "qat": self.qat_epochs}[stage] if epochs is None else epochs,
             batch=self.batch,
             lr=self.lr * QAT_LR if last else self.lr,
             weight_decay=DENSE_WEIGHT_DECAY if first else self.weight_decay,
@@ -121,7 +155,8 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Compressed:
     """The networks as graphs; int8: of the sparse one, if asked for. error: largest relative error of dense and sparse
-    against PyTorch on test images. kept_float: layers that int8 leaves in float32.
+    against PyTorch on test images. kept_float: layers that int8 leaves in float32. data: what they were judged on. personal:
+    what a change of classes starts from, after method crisp.
     """
 
     dense: Graph
@@ -132,6 +167,8 @@ class Compressed:
     history: dict[str, list[Epoch]]
     weights: dict[str, torch.Tensor]
     error: float
+    data: DataSet
+    personal: Personal | None
 
 
 def compress(
@@ -143,47 +180,121 @@ def compress(
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
-    dense = _build(settings, data)
-    if settings.weights is not None:
-        load_weights(dense, settings.weights)
-    if settings.format != Dense():
-        choose_layers(dense, settings.format, settings.select, settings.remainder)  # refuses before any training
+    chosen = class_indices(data, settings.classes) if settings.classes else list(range(len(data.classes)))
+    mine = only_classes(data, chosen, settings.head) if settings.classes else data
+    dense, old = _start(settings, data)
+    _refuse(dense, settings)
     teacher = _teacher(settings, data)
     _claim(folder, settings, data, resume)
     history = {}
 
-    def train(stage: str, net: nn.Module, handle: Sparsifier | None) -> None:
-        recipe, path = settings.recipe(stage), folder / f"{stage}.pt"
+    def train(stage: str, net: nn.Module, handle: Sparsifier | None, epochs: int | None = None, part: str = "") -> None:
+        recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
         guide = None if stage == "dense" else dense if settings.teacher == "dense" else teacher
-        history[stage] = (
-            fit(net, data, recipe, handle, guide, path, resume, lambda e: tell(stage, e), progress=progress) if recipe.epochs else []
+        seen = data if stage == "dense" else mine
+        run = (
+            fit(net, seen, recipe, handle, guide, path, resume, lambda e: tell(stage + part, e), progress=progress) if recipe.epochs else []
         )
+        history[stage + part] = run
 
     train("dense", dense, None)
-    net, formats, report = _compressed(dense, settings, train)
+    whole = {name: t.detach().clone() for name, t in dense.state_dict().items()}
+    net = copy.deepcopy(dense)
+    if old is not None:
+        net.load_state_dict(resumed(old, chosen))
+    if settings.head == "shrink":
+        for one in (dense, net, *([teacher] if teacher is not None else [])):
+            shrink_head(one, chosen, len(data.classes))
+    state, masks, formats, report = _compressed(net, settings, mine, old, train)
     shape = (data.channels, data.size, data.size)
     graphs = [export(n.eval(), shape, f) for n, f in ((dense, {}), (net, formats))]
-    error = max(_error(graph, net, data) for graph, net in zip(graphs, (dense, net)))
+    error = max(_error(graph, net, mine) for graph, net in zip(graphs, (dense, net)))
     if error > TOLERANCE:
         raise VerificationError(
             f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
         )
-    int8, kept = _quantized(graphs[-1], settings, data) if settings.element == "int8" else (None, [])
+    int8, kept = _quantized(graphs[-1], settings, mine) if settings.element == "int8" else (None, [])
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
-    return Compressed(graphs[0], graphs[-1], int8, kept, report, history, weights, error)
+    known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
+    personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
+    return Compressed(graphs[0], graphs[-1], int8, kept, report, history, weights, error, mine, personal)
 
 
-def _compressed(dense: nn.Module, settings: Settings, train: Train) -> tuple[nn.Module, dict[str, Format], list[LayerReport]]:
-    """A copy of the dense network: pruned and trained, then trained with rounding, as the settings say."""
-    net, handle = copy.deepcopy(dense), None
-    if settings.format != Dense():
-        handle = sparsify_(net, settings.format, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
+def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | None]:
+    """The dense network, untrained if nothing is there, and the personalised network that `--from` names."""
+    dense = _build(settings, data)
+    if settings.weights is not None:
+        load_weights(dense, settings.weights)
+    if settings.start is None:
+        return dense, None
+    path = Path(settings.start)
+    old = load_personal(path)
+    sparse = [c.name for c in choose_layers(dense, settings.format, settings.select, settings.remainder) if c.format]
+    check_fits(old, settings.model, data.classes, dict.fromkeys(sparse), path)
+    try:
+        dense.load_state_dict(old.dense)
+    except RuntimeError as e:
+        raise CheckpointError(f"{path} does not fit {settings.model}: {e}") from e
+    return dense, old
+
+
+def _refuse(dense: nn.Module, settings: Settings) -> None:
+    """What cannot be done, before any training. Errors: FormatError."""
+    if settings.format == Dense():
+        return
+    if settings.method != "crisp":
+        choose_layers(dense, settings.format, settings.select, settings.remainder)
+        return
+    trial = copy.deepcopy(dense)
+    _hybrid(_sparsified(trial, settings), settings)
+
+
+def _sparsified(net: nn.Module, settings: Settings) -> Sparsifier:
+    """For crisp with all blocks, of which `Hybrid` then chooses."""
+    fmt = settings.format
+    if settings.method == "crisp" and isinstance(fmt, Block):
+        fmt = replace_field(fmt, keep=1.0)
+    return sparsify_(net, fmt, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
+
+
+def _hybrid(handle: Sparsifier, settings: Settings, old: Personal | None = None) -> tuple[Hybrid, float]:
+    """With the sparsity to reach, which is checked. Errors: FormatError."""
+    hybrid = Hybrid(handle, handle.method, None if old is None else old.masks)  # type: ignore[arg-type]
+    low, _ = hybrid.sparsities()
+    sparsity = settings.sparsity
+    if sparsity is None and isinstance(settings.format, Block):
+        sparsity = 1 - (1 - low) * settings.format.keep
+    hybrid.check(sparsity or low)
+    return hybrid, sparsity or low
+
+
+def _compressed(
+    net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Format], list[LayerReport]]:
+    """`net` pruned and trained, then trained with rounding, as the settings say. Returns its trained state, masks, formats, report."""
+    handle = _sparsified(net, settings) if settings.format != Dense() else None
+    if handle is not None and settings.method == "crisp":
+        hybrid, sparsity = _hybrid(handle, settings, old)
+        steps = hybrid.schedule(sparsity, settings.epochs) if old is None else [(sparsity, settings.epochs)]
+        for i, (target, epochs) in enumerate(steps):
+            hybrid.select(mean_gradients(handle, net, _saliency_batches(settings, data)), target)
+            train("sparse", net, handle, epochs, f"-{i + 1}" if len(steps) > 1 else "")
+    elif handle is not None:
         train("sparse", net, handle)
     if settings.qat_epochs:
         rounding = quantize_aware_(net)
         train("qat", net, handle)
         rounding.finish()
-    return (net, handle.finish(), handle.report()) if handle is not None else (net, {}, [])
+    if handle is None:
+        return {}, {}, {}, []
+    state, masks = trained_state(handle, net)
+    return state, masks, handle.finish(), handle.report()
+
+
+def _saliency_batches(settings: Settings, data: DataSet) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Training images as the network sees them at test time."""
+    batches = train_batches(data, settings.batch, settings.seed, epoch=0, augment=False)
+    return ((normalise(x, data).contiguous(), y) for x, y in islice(batches, SALIENCY_BATCHES))
 
 
 def calibration_images(data: DataSet, count: int, seed: int) -> np.ndarray:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import __version__
+from ..errors import DataError
+from ..formats import Block
 from .tables import Json, Output, byte_count, check_writable, interval
 
 if TYPE_CHECKING:
     from ..bench.comparison import Comparison
     from ..compression import Compressed, Settings
     from ..graph import Graph
+    from ..methods import LayerReport
+    from ..personal import Personal
     from ..training import Epoch
     from ..training.data import DataSet
 
@@ -28,9 +33,15 @@ def compress(
     model: Annotated[str, typer.Argument(help="The network: zoo name, timm:NAME, or path/to/file.py:function.")],
     data: Annotated[str, typer.Option(help="Data set: digits, mnist, cifar10 …, or a folder of class folders or parquet files.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .jettison file to write.")],
-    pattern: Annotated[str, typer.Option(help="N:M keeps N of every M input channels; 'dense' with --element int8.")] = "1:4",
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="N:M keeps N of every M input channels; 32x64/2:4@16% also removes whole blocks; 'dense' with --element int8. "
+            "Default: 1:4, with crisp 32x32/2:4."
+        ),
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="How to prune: srste, maxq, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
+        str, typer.Option(help="How to prune: srste, maxq, crisp, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
     ] = "srste",
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
@@ -61,7 +72,20 @@ def compress(
     equalize: Annotated[bool, typer.Option("--equalize", help="int8: equalise weights across layers first (depthwise networks).")] = False,
     keep_float: Annotated[int, typer.Option(help="int8: leave this many of the most sensitive layers in f32.", min=0)] = 0,
     qat_epochs: Annotated[int, typer.Option(help="int8: epochs of training with int8's rounding, after pruning.", min=0)] = 0,
-    remainder: Annotated[str, typer.Option(help="Layers whose channels do not divide by M: 'refuse' or 'dense'.")] = "refuse",
+    remainder: Annotated[
+        str, typer.Option(help="Layers whose channels do not divide: 'refuse', 'dense', or 'inner': N:M where blocks do not fit.")
+    ] = "refuse",
+    classes: Annotated[
+        str | None, typer.Option(help="The classes that matter, with commas, or @FILE with one a line. Default: all.", metavar="NAMES")
+    ] = None,
+    head: Annotated[str, typer.Option(help="With --classes: 'keep' all outputs, or 'shrink' the classifier to the chosen ones.")] = "keep",
+    sparsity: Annotated[
+        float | None, typer.Option(help="crisp: share of the prunable weights to remove, such as 0.92. Default: what the pattern says.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="crisp: change the classes of a personalised network; its .jettison-checkpoint.", metavar="FILE"),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of training and timing. Default: every core.")] = None,
@@ -74,7 +98,7 @@ def compress(
     plot: Annotated[Path | None, typer.Option(help="Also draw the time per layer as a .png (needs matplotlib).")] = None,
     json: Json = None,
 ) -> None:
-    """Make a trained network faster: prune to N:M, retrain, export, check against PyTorch, measure on this machine.
+    """Make a trained network faster: prune it, retrain, export, check against PyTorch, measure on this machine.
 
     Ends with one table, dense against compressed: accuracy on the whole test set, median latency, file size. All
     networks run in Jettison's own runtime, in turns. With --element int8 the file holds the int8 network.
@@ -87,12 +111,14 @@ def compress(
 
         jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --pattern 1:4 --element int8 -o r20.jettison
 
+        jettison compress resnet18 --weights r18.safetensors --data photos/ --method crisp --classes cat,dog --sparsity 0.92 -o r18.jettison
+
         jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
     """
     import torch
 
     from ..bench import processors
-    from ..compression import Settings
+    from ..compression import CRISP_PATTERN, Settings
     from ..compression import compress as run
     from ..training.data import load
 
@@ -104,11 +130,11 @@ def compress(
         _pyplot()  # to miss matplotlib now, not after hours of training
     settings = Settings(
         model=model,
-        pattern=pattern,
+        pattern=pattern or (CRISP_PATTERN if method == "crisp" else "1:4"),
         method=method,
         weights=str(weights) if weights else None,
         teacher=teacher,
-        dense_epochs=_dense_epochs(dense_epochs, weights, epochs),
+        dense_epochs=_dense_epochs(dense_epochs, weights or start, epochs),
         epochs=epochs,
         lr=lr,
         weight_decay=weight_decay,
@@ -127,6 +153,10 @@ def compress(
         equalize=equalize,
         keep_float=keep_float,
         qat_epochs=qat_epochs,
+        classes=_names(classes),
+        head=head,
+        sparsity=sparsity,
+        start=str(start) if start else None,
     )
     cpus = processors(threads)
     torch.set_num_threads(len(cpus))
@@ -137,13 +167,41 @@ def compress(
     except KeyboardInterrupt:
         output.say(f"interrupted; the same command with --resume continues from {folder}")
         raise
+    images = result.data
     measured = _measure(output, result, settings, images, out, cpus, run_batch, runs)
+    if result.personal is not None:
+        _save_personal(output, result.personal, out)
     if save_weights is not None:
         _save_weights(result.weights, save_weights)
     if plot is not None:
         _draw(plot, measured)
     _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
     output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Class names of --classes. Errors: DataError."""
+    if text is None:
+        return ()
+    if text.startswith("@"):
+        try:
+            words = Path(text[1:]).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise DataError(f"--classes: the file {text[1:]} cannot be read ({e}); it holds one class name a line") from e
+    else:
+        words = text.split(",")
+    names = tuple(word.strip() for word in words if word.strip())
+    if not names:
+        raise DataError("--classes names no class; write for example --classes cat,dog")
+    return names
+
+
+def _save_personal(output: Output, personal: Personal, out: Path) -> None:
+    from ..personal import save
+
+    path = out.with_suffix(".jettison-checkpoint")
+    save(personal, path)
+    output.say(f"{path}: to change the classes later, with --from")
 
 
 def _dense_epochs(given: int | None, weights: Path | None, epochs: int) -> int:
@@ -243,6 +301,8 @@ def _show(output: Output, result: Compressed, settings: Settings, images: DataSe
         left = "; ".join(f"{r.name} ({r.reason})" for r in result.report if str(r.format) == DENSE)
         sparse = sum(str(r.format) != DENSE for r in result.report)
         output.say(f"{sparse} of {len(result.report)} layers are {settings.pattern}; dense: {left or 'none'}")
+        if settings.method == "crisp":
+            _show_blocks(output, result)
     if result.kept_float:
         output.say(f"in f32, the most sensitive: {', '.join(result.kept_float)}")
     dense, *_, last = m.timing.rows
@@ -257,6 +317,20 @@ def _show(output: Output, result: Compressed, settings: Settings, images: DataSe
     output.table(title, ("", *(f">{label}" for label in labels), ">gain"), rows, note)
 
 
+def _show_blocks(output: Output, result: Compressed) -> None:
+    """What each layer kept; one block per block-row always stays."""
+    rows = [(r.name, "×".join(map(str, r.shape)), str(r.format), *_kept(r), r.reason) for r in result.report]
+    total = sum(prod(r.shape) for r in result.report if str(r.format) != DENSE)
+    left = sum(prod(r.shape) * r.format.density(r.shape) for r in result.report if str(r.format) != DENSE)
+    note = f"sparsity of the sparse layers {1 - left / total:.2%}"
+    output.table("What is left of each layer", ("layer", "weight (k, r, s, c)", "format", ">blocks kept", ">weights kept", ""), rows, note)
+
+
+def _kept(r: LayerReport) -> tuple[str, str]:
+    blocks = f"{r.format.kept(r.shape)} of {r.format.total(r.shape)}" if isinstance(r.format, Block) else ""
+    return blocks, f"{r.format.density(r.shape):.1%}"
+
+
 def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) -> dict[str, Any]:
     from ..bench.machine import provenance
 
@@ -269,7 +343,9 @@ def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) 
         "latency": [asdict(r) for r in m.timing.rows],
         "layers_ms": m.layers_ms,
         "kept_float": result.kept_float,
-        "layers": [{"name": r.name, "format": str(r.format), "reason": r.reason} for r in result.report],
+        "layers": [
+            {"name": r.name, "format": str(r.format), "density": r.format.density(r.shape), "reason": r.reason} for r in result.report
+        ],
         "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
         "error_against_pytorch": result.error,
         **provenance(),

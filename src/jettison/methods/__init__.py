@@ -8,6 +8,7 @@ from importlib import import_module
 
 from ..errors import TrainingError
 from .asp import ASP
+from .crisp import CRISP, Hybrid, mean_gradients
 from .mask import keep_mask, nm_mask
 from .maxq import MaxQ
 from .method import Method, Parametrization, straight_through
@@ -22,6 +23,7 @@ CLASSES = {
     "ste": "STE",
     "srste": "SRSTE",
     "maxq": "MaxQ",
+    "crisp": "CRISP",
 }
 METHODS: dict[str, type] = {name: getattr(import_module(f".{name}", __name__), cls) for name, cls in CLASSES.items()}
 
@@ -43,6 +45,6 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 
 __all__ = [
-    "ASP", "METHODS", "SAD", "SRSTE", "STE", "Change", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "nm_mask", "sparsify_", "straight_through",
+    "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
+    "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "sparsify_", "straight_through",
 ]  # fmt: skip

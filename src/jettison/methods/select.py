@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import FormatError
-from ..formats import Format
+from ..formats import NM, Block, Format
 from .mask import krsc_shape
 
+REMAINDERS = ("refuse", "dense", "inner")  # for a selected layer whose channels do not divide
 IMAGE_CHANNELS = 4  # grey, RGB, RGB + alpha: a conv with no more input channels reads the image
 
 
@@ -66,9 +67,10 @@ def choose_layers(model: nn.Module, fmt: Format, rule: Rule, remainder: str) -> 
     for name, module in layers:
         reason = _reason_dense(name, module, module is last, rule)
         shape = krsc_shape(module.weight)  # type: ignore[arg-type]
+        own: Format | None = None
         if not reason:
-            reason = _reason_unfit(name, module, shape, fmt, remainder)
-        choices.append(LayerChoice(name, module, shape, None if reason else fmt, reason))
+            own, reason = _fitting(name, module, shape, fmt, remainder)
+        choices.append(LayerChoice(name, module, shape, own, reason))
     if not any(c.format for c in choices):
         why = "; ".join(f"{c.name}: {c.reason}" for c in choices) or "the model has no Conv2d and no Linear"
         raise FormatError(f"no layer is left to make {fmt} ({why}); choose layers with select=")
@@ -93,7 +95,8 @@ def _reason_dense(name: str, module: nn.Module, is_last: bool, rule: Rule) -> st
     return "" if rule.grouped else "grouped"
 
 
-def _reason_unfit(name: str, module: nn.Module, shape: tuple[int, ...], fmt: Format, remainder: str) -> str:
+def _fitting(name: str, module: nn.Module, shape: tuple[int, ...], fmt: Format, remainder: str) -> tuple[Format | None, str]:
+    """The layer's format and, where it is not `fmt`, why."""
     if parametrize.is_parametrized(module, "weight"):
         raise FormatError(f"{name}: its weight is already parametrized; call finish() or remove that parametrization first")
     try:
@@ -101,8 +104,11 @@ def _reason_unfit(name: str, module: nn.Module, shape: tuple[int, ...], fmt: For
     except FormatError as e:
         if remainder == "refuse":
             raise FormatError(f"{e}; remainder='dense' leaves such layers dense") from e
-        return f"input channels {shape[3]} do not fit {fmt}"
-    return ""
+        channels = f"{shape[0]} output and {shape[3]} input channels" if isinstance(fmt, Block) else f"input channels {shape[3]}"
+        inner = fmt.inner if isinstance(fmt, Block) and remainder == "inner" else None
+        fits = isinstance(inner, NM) and shape[3] % inner.m == 0
+        return inner if fits else None, f"{channels} do not fit {fmt}"
+    return fmt, ""
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -28,7 +28,7 @@ from ..errors import CheckpointError, FormatError
 from ..formats import Dense, Format, to_json
 from .mask import keep_mask, to_krsc
 from .method import Method, Parametrization
-from .select import LayerChoice, Rule, Select, choose_layers
+from .select import REMAINDERS, LayerChoice, Rule, Select, choose_layers
 from .srste import SRSTE
 
 
@@ -67,16 +67,17 @@ def sparsify_(
     fmt: Format,
     method: Method | None = None,
     select: Rule | None = None,
-    remainder: Literal["refuse", "dense"] = "refuse",
+    remainder: Literal["refuse", "dense", "inner"] = "refuse",
 ) -> Sparsifier:
     """Make the selected layers of `model` compute with weights that satisfy `fmt`, from now on.
 
     method: `SRSTE()` unless given. select: a `Select` or a function (name, module) → bool.
-    remainder: what to do with a selected layer whose channels do not divide: "refuse" or "dense".
+    remainder: what to do with a selected layer whose channels do not divide: "refuse", leave it "dense", or, where blocks do
+    not fit, make it what is "inner" to blocks (dense if that does not fit either).
     The model is changed only if every layer fits. Errors: FormatError.
     """
-    if remainder not in ("refuse", "dense"):
-        raise FormatError(f"remainder must be 'refuse' or 'dense', got {remainder!r}")
+    if remainder not in REMAINDERS:
+        raise FormatError(f"remainder must be one of {', '.join(REMAINDERS)}, got {remainder!r}")
     choices = choose_layers(model, fmt, Select() if select is None else select, remainder)
     method = SRSTE() if method is None else method
     handle = Sparsifier(method, fmt, choices)
@@ -96,14 +97,18 @@ class Sparsifier:
         self._layers: dict[str, nn.Module] = {c.name: c.module for c in choices if c.format is not None}
         # one entry per parameter: a weight that several modules share is decayed and counted once
         self._weights: dict[str, tuple[nn.Parameter, Parametrization]] = {}
+        self._masking: dict[str, Parametrization] = {}  # of every layer
         shared: dict[int, Parametrization] = {}
-        for name, module in self._layers.items():
-            weight: Any = module.weight
+        for c in choices:
+            weight: Any = c.module.weight
+            if c.format is None:
+                continue
             if id(weight) not in shared:
-                shared[id(weight)] = method.parametrization(weight, fmt)
-                self._weights[name] = (weight, shared[id(weight)])
-        for module in self._layers.values():  # only now, when no layer was refused
-            parametrize.register_parametrization(module, "weight", shared[id(module.weight)], unsafe=True)
+                shared[id(weight)] = method.parametrization(weight, c.format)
+                self._weights[c.name] = (weight, shared[id(weight)])
+            self._masking[c.name] = shared[id(weight)]
+        for name, module in self._layers.items():  # only now, when no layer was refused
+            parametrize.register_parametrization(module, "weight", self._masking[name], unsafe=True)
         self._snapshot = self.masks()
 
     @torch.no_grad()
@@ -132,7 +137,7 @@ class Sparsifier:
     def masks(self) -> dict[str, Tensor]:
         """Bool mask per layer, True where a weight is kept, shaped like the weight. A shared weight appears once."""
         if self.finished:
-            return {name: keep_mask(weight, self.format) for name, (weight, _) in self._weights.items()}
+            return {name: keep_mask(weight, p.fmt) for name, (weight, p) in self._weights.items()}
         return {name: p.mask(weight).clone() for name, (weight, p) in self._weights.items()}
 
     def sad(self, since: Mapping[str, Tensor] | None = None) -> SAD:
@@ -152,7 +157,16 @@ class Sparsifier:
 
     def report(self) -> list[LayerReport]:
         """One entry per Conv2d and Linear, in order of definition."""
-        return [LayerReport(c.name, c.shape, c.format or Dense(), c.reason) for c in self._choices]
+        formats = self.formats()
+        return [LayerReport(c.name, c.shape, formats.get(c.name, Dense()), c.reason) for c in self._choices]
+
+    def formats(self) -> dict[str, Format]:
+        """Of every sparse layer, as it is now: a method may keep fewer blocks as training goes on."""
+        return {name: p.fmt for name, p in self._masking.items()}
+
+    def weights(self) -> dict[str, tuple[nn.Parameter, Parametrization]]:
+        """The trained weight W of every sparse layer and what makes Ŵ of it. A shared weight appears once."""
+        return dict(self._weights)
 
     def finish(self) -> dict[str, Format]:
         """Turn the weights back into plain parameters that satisfy the format, and verify it. Returns {layer: format}.
@@ -161,19 +175,20 @@ class Sparsifier:
         reached it yet (a schedule that has not ended) stays as it is and can be trained on.
         """
         for name, module in self._layers.items():
-            if not self.finished and not self.format.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+            if not self.finished and not self._masking[name].fmt.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
                 raise FormatError(
-                    f"{name}: weights do not satisfy {self.format} yet; train to the end of {self.method.kind}'s schedule "
+                    f"{name}: weights do not satisfy {self._masking[name].fmt} yet; train to the end of {self.method.kind}'s schedule "
                     "and tell the handle: advance(epoch)"
                 )
         for module in self._layers.values():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
         self.finished = True
+        formats = self.formats()
         for name, module in self._layers.items():
-            if not self.format.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
-                raise FormatError(f"{name}: weights do not satisfy {self.format} after finish(); were they changed from outside?")
-        return dict.fromkeys(self._layers, self.format)
+            if not formats[name].satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+                raise FormatError(f"{name}: weights do not satisfy {formats[name]} after finish(); were they changed from outside?")
+        return formats
 
     def state_dict(self) -> dict[str, Any]:
         """What `model.state_dict()` does not hold: the settings, and the masks `sad` compares with."""

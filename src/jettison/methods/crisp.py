@@ -1,0 +1,256 @@
+"""CRISP: whole blocks removed where the user's classes need them least, N:M inside those that stay.
+
+    ḡ = mean over minibatches of |∂L/∂w|, L on images of the user's classes only          class-aware saliency s = |w ⊙ ḡ|
+    Ŵ = B⊙E⊙W;  ∂L/∂W = ∂L/∂Ŵ                                                              straight through, also where Ŵ = 0
+
+B, the block mask, and E, the N:M mask, are chosen by `Hybrid.select`, a few times with training in between:
+
+1. Block scores: Σ s over each block, on weights that are not pruned yet. Each block-row of a layer is sorted by them, ascending.
+2. Rank-column scores q_l[j] = Σ over block-rows of the j-th smallest score of layer l. Dropping rank j takes one block out of every
+   block-row, at different columns: all rows keep equally many (load balance).
+3. The ranks of all layers compete: in the order of q, ties in the order of the layers, ranks are dropped until the target sparsity is
+   reached. So each layer's share follows from one global threshold. The last `least` ranks of a layer are never dropped.
+4. E keeps the N largest s of every M inside the blocks that are left.
+
+B only ever loses blocks; E is chosen anew each time, so a pruned weight inside a kept block that has grown comes back. The target rises in
+steps (`schedule`) of a tenth of the blocks.
+
+`use` says which s: "class" as above; for comparison "magnitude", s = |w|, which knows nothing of classes. Saliency that is
+blind to classes is "class" with images of all classes.
+
+Source: Aggarwal et al. 2024, "CRISP: Hybrid Structured Sparsity for Class-aware Model Pruning" (DATE 2024, arXiv 2311.14272), section III.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import FormatError, TrainingError
+from ..formats import NM, Block, Format
+from .mask import block_sums, expand_blocks, keep_mask, krsc_shape, nm_mask
+from .method import Parametrization, straight_through
+from .sparsifier import Sparsifier
+
+USES = ("class", "magnitude")
+
+
+@dataclass(frozen=True, slots=True)
+class CRISP:
+    """use: the saliency. step: share of the blocks that one selection may drop. least: blocks of a block-row that always stay.
+
+    In a training loop without `select` the masks are those of the weights' magnitudes at the start, and stay. Errors: TrainingError.
+    """
+
+    use: str = "class"
+    step: float = 0.1
+    least: int = 1
+    kind: ClassVar[str] = "crisp"
+
+    def __post_init__(self) -> None:
+        if self.use not in USES:
+            raise TrainingError(f"CRISP: use must be one of {', '.join(USES)}, got {self.use!r}")
+        if not 0 < self.step <= 1:
+            raise TrainingError(f"CRISP: step must lie between 0 and 1, got {self.step}")
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
+            raise TrainingError(f"CRISP: least must be a whole number from 1, got {self.least!r}")
+
+    @property
+    def retrain(self) -> bool:
+        return True
+
+    def parametrization(self, weight: Tensor, fmt: Format) -> HybridMask:
+        return HybridMask(weight, fmt)
+
+    def gradient_term(self, weight: Tensor, mask: Tensor) -> None:
+        return None
+
+
+class HybridMask(Parametrization):
+    """Ŵ = keep⊙W with the straight-through gradient. `keep` is a buffer, so a checkpoint carries it."""
+
+    keep: Tensor
+
+    def __init__(self, weight: Tensor, fmt: Format) -> None:
+        super().__init__(fmt)
+        self.register_buffer("keep", keep_mask(weight, fmt))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            pruned = weight * self.keep
+        return straight_through(weight, pruned)
+
+    def mask(self, weight: Tensor) -> Tensor:
+        return self.keep
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One rank of one layer that may be dropped: its score q and the weights that go with it."""
+
+    q: float
+    layer: int
+    weights: float
+
+
+class Hybrid:
+    """Chooses the masks of a network that was made sparse with `CRISP`, all blocks kept.
+
+    masks: what the network computes with until the first `select`, by layer, True where a weight is kept; by default all are.
+    They do not bind `select`, for which every weight is there.
+    """
+
+    def __init__(self, handle: Sparsifier, method: CRISP, masks: Mapping[str, Tensor] | None = None) -> None:
+        self.method = method
+        self._first = True
+        self._layers = handle.weights()
+        self._blocks = {
+            name: torch.ones(_blocks_shape(weight, p.fmt), dtype=torch.bool, device=weight.device)
+            for name, (weight, p) in self._layers.items()
+            if isinstance(p.fmt, Block)
+        }
+        if not self._blocks:
+            raise FormatError("CRISP needs layers with whole blocks; write a pattern such as 16x16/2:4")
+        for name, (_, p) in self._layers.items():
+            p.keep.copy_(masks[name] if masks is not None else torch.ones_like(p.keep))  # type: ignore[operator,arg-type]
+
+    def sparsities(self) -> tuple[float, float]:
+        """The least and the largest sparsity that `select` can reach, over all weights of the sparse layers."""
+        total = sum(w.numel() for w, _ in self._layers.values())
+        dense, emptied = 0.0, 0.0
+        for name, (weight, p) in self._layers.items():
+            kept = weight.numel() * _inner_density(p.fmt)
+            dense += kept
+            share = min(self.method.least, self._blocks[name].shape[1]) / self._blocks[name].shape[1] if name in self._blocks else 1.0
+            emptied += kept * share
+        return 1 - dense / total, 1 - emptied / total
+
+    def check(self, sparsity: float) -> None:
+        """Errors: FormatError with what can be reached."""
+        low, high = self.sparsities()
+        if not low - 1e-9 <= sparsity <= high + 1e-9:
+            why = "N:M alone removes the first" if sparsity < low else "one block of every block-row stays, so that no layer is emptied"
+            raise FormatError(
+                f"sparsity {sparsity:.2%} cannot be reached with this pattern, only {low:.2%} to {high:.2%} ({why}); "
+                "choose a sparsity between them, smaller blocks or another N:M"
+            )
+
+    def schedule(self, sparsity: float, epochs: int) -> list[tuple[float, int]]:
+        """(sparsity, epochs of training after it) of every selection: the share of blocks falls by at most `step` each time, as far
+        as there are epochs; those left over go to the last.
+        """
+        low, _ = self.sparsities()
+        drop = 1 - (1 - sparsity) / (1 - low)  # share of the blocks' weights to go
+        count = max(1, min(math.ceil(drop / self.method.step - 1e-9), epochs))
+        each = epochs // count
+        targets = [1 - (1 - low) * (1 - drop * (i + 1) / count) for i in range(count)]
+        return [(t, each) for t in targets[:-1]] + [(sparsity, epochs - each * (count - 1))]
+
+    @torch.no_grad()
+    def select(self, gradients: Mapping[str, Tensor], sparsity: float) -> None:
+        """Drop ranks until `sparsity`, then choose N:M. gradients: ḡ by layer, see `mean_gradients`. Errors: FormatError."""
+        self.check(sparsity)
+        scores = {n: w.abs() if self.method.use == "magnitude" else (w * gradients[n]).abs() for n, (w, _) in self._layers.items()}
+        sums = {
+            n: block_sums(scores[n] * self._layers[n][1].mask(self._layers[n][0]), _block(self._layers[n][1].fmt)) for n in self._blocks
+        }
+        names = list(self._blocks)
+        kept = {n: int(b[0].sum()) for n, b in self._blocks.items()}
+        ranks = [_ranks(sums[n], self._blocks[n], self.method.least, i, self._per_rank(n)) for i, n in enumerate(names)]
+        for layer, count in enumerate(drops(ranks, self._surplus(sparsity))):
+            kept[names[layer]] -= count
+        for n in names:
+            self._keep_blocks(n, sums[n], kept[n])
+        for n, (w, p) in self._layers.items():
+            inner = p.fmt.inner if isinstance(p.fmt, Block) else p.fmt
+            keep = nm_mask(scores[n], inner.n, inner.m) if isinstance(inner, NM) else torch.ones_like(w, dtype=torch.bool)
+            p.keep.copy_(keep & expand_blocks(self._blocks[n], w, _block(p.fmt)) if n in self._blocks else keep)  # type: ignore[operator]
+
+    def _block_scores(self, name: str, score: Tensor) -> Tensor:
+        """Σ s over each block, on weights that are not pruned yet."""
+        weight, p = self._layers[name]
+        return block_sums(score if self._first else score * p.mask(weight), _block(p.fmt))
+
+    def _per_rank(self, name: str) -> float:
+        """Kept weights in one block of every block-row."""
+        weight, p = self._layers[name]
+        return weight.numel() * _inner_density(p.fmt) / self._blocks[name].shape[1]
+
+    def _surplus(self, sparsity: float) -> float:
+        """Kept weights that have to go."""
+        total = sum(w.numel() for w, _ in self._layers.values())
+        free = sum(w.numel() * _inner_density(p.fmt) for n, (w, p) in self._layers.items() if n not in self._blocks)
+        return free + sum(self._per_rank(n) * int(b[0].sum()) for n, b in self._blocks.items()) - (1 - sparsity) * total
+
+    def _keep_blocks(self, name: str, sums: Tensor, kept: int) -> None:
+        """Of every block-row the `kept` blocks with the largest scores among those still there; ties go to the lowest column."""
+        p, blocks = self._layers[name][1], self._blocks[name]
+        order = torch.where(blocks, sums, -1.0).argsort(dim=1, descending=True, stable=True)[:, :kept]
+        self._blocks[name] = torch.zeros_like(blocks).scatter_(1, order, True)
+        p.fmt = replace(_block(p.fmt), keep=kept / blocks.shape[1])
+
+
+def drops(ranks: Sequence[Sequence[Rank]], surplus: float) -> list[int]:
+    """How many ranks each layer loses. ranks: of each layer in ascending order of q.
+
+    In the order of q over all layers (ties: the earlier layer) ranks go until weights ≥ `surplus` have gone.
+    """
+    counts = [0] * len(ranks)
+    gone = 0.0
+    for rank in sorted((r for layer in ranks for r in layer), key=lambda r: (r.q, r.layer)):
+        if gone >= surplus - 1e-6:
+            break
+        gone += rank.weights
+        counts[rank.layer] += 1
+    return counts
+
+
+def mean_gradients(handle: Sparsifier, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """ḡ by layer: mean over `batches` (inputs, labels) of |∂L/∂w|, L the mean cross-entropy; pruned weights have gradients too.
+
+    BatchNorm uses its running statistics. The model's mode and gradients are left as they were found. Errors: TrainingError.
+    """
+    weights = {name: w for name, (w, _) in handle.weights().items()}
+    sums = {name: torch.zeros_like(w) for name, w in weights.items()}
+    training, count = model.training, 0
+    model.eval()
+    for x, y in batches:
+        loss = nn.functional.cross_entropy(model(x), y)
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        for name, g in zip(sums, gradients):
+            if g is not None:
+                sums[name] += g.abs()
+        count += 1
+    model.train(training)
+    if count == 0:
+        raise TrainingError("CRISP: there are no images to measure saliency on")
+    if not all(bool(torch.isfinite(s).all()) for s in sums.values()):
+        raise TrainingError("CRISP: the gradients are not finite; lower the learning rate or check the data")
+    return {name: s / count for name, s in sums.items()}
+
+
+def _ranks(sums: Tensor, blocks: Tensor, least: int, layer: int, weights: float) -> list[Rank]:
+    """The ranks of a layer that may still go, ascending: blocks that are gone sort first, the last `least` stay."""
+    kept = int(blocks[0].sum())
+    q = torch.where(blocks, sums.double(), -1.0).sort(dim=1).values.sum(0)
+    return [Rank(float(q[j]), layer, weights) for j in range(blocks.shape[1] - kept, blocks.shape[1] - min(least, kept))]
+
+
+def _block(fmt: Format) -> Block:
+    assert isinstance(fmt, Block)
+    return fmt
+
+
+def _blocks_shape(weight: Tensor, fmt: Format) -> tuple[int, int]:
+    block = _block(fmt)
+    return weight.shape[0] // block.rows, block.total(krsc_shape(weight))
+
+
+def _inner_density(fmt: Format) -> float:
+    inner = fmt.inner if isinstance(fmt, Block) else fmt
+    return inner.n / inner.m if isinstance(inner, NM) else 1.0

@@ -1,0 +1,121 @@
+"""A network made for some classes, kept so that the choice can change: `NAME.jettison-checkpoint`.
+
+It holds the dense network for all classes beside the sparse one for the chosen ones. To add or remove classes, the new network starts
+where the old one is:
+
+    W = W_old where a weight was kept, W_dense elsewhere          outputs: of the old network where it had the class, else dense
+
+and computes with the old masks while saliency is measured; the masks are then chosen anew, all at once, for the new classes.
+The file is a dictionary of PyTorch tensors, numbers and text, read without running code from it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .methods import Sparsifier
+from .training.data.cache import atomic
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """classes: of the data set. chosen: their labels that the network knows. head: "keep" or "shrink". pattern: as typed.
+
+    dense: state of the dense network with all outputs. weights: state of the sparse one, pruned weights included, with W
+    under the weight's own name. masks: by layer, True where a weight is kept.
+    """
+
+    model: str
+    classes: list[str]
+    chosen: list[int]
+    head: str
+    pattern: str
+    dense: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+def save(personal: Personal, path: Path) -> None:
+    """Whole or not at all. Errors: CheckpointError."""
+    try:
+        with atomic(path) as temporary:
+            torch.save({"version": VERSION, **asdict(personal)}, temporary)
+    except (OSError, RuntimeError) as e:
+        raise CheckpointError(f"{path}: cannot be written ({e}); free the disk or choose another folder") from e
+
+
+def load(path: Path) -> Personal:
+    """Errors: CheckpointError (missing, damaged, unsafe, not of a personalised network)."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path}: no such file; `jettison compress --method crisp` writes one beside its result") from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        raise CheckpointError(f"{path}: not a checkpoint of a personalised network, or damaged ({first})") from e
+    kinds = {"model": str, "classes": list, "chosen": list, "head": str, "pattern": str, "dense": dict, "weights": dict, "masks": dict}
+    if not isinstance(state, dict) or state.pop("version", None) != VERSION or set(state) != set(kinds):
+        raise CheckpointError(f"{path}: not a checkpoint of a personalised network, or of another version; make it again")
+    wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
+    tensors = [t for name in ("dense", "weights", "masks") if name not in wrong for t in state[name].values()]
+    indices = [] if "chosen" in wrong or "classes" in wrong else state["chosen"]
+    legal = all(type(i) is int and 0 <= i < len(state["classes"]) for i in indices)
+    if wrong or not legal or not all(isinstance(t, Tensor) for t in tensors):
+        raise CheckpointError(f"{path}: is damaged; make it again")
+    return Personal(**state)
+
+
+def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(state with every W under its own name, masks by layer) of a network that is still sparsified."""
+    state = {}
+    for name, tensor in net.state_dict().items():
+        plain = name.replace(".parametrizations.weight.original", ".weight").removeprefix("parametrizations.weight.")
+        if ".parametrizations." not in plain:
+            state[plain] = tensor.detach().clone()
+    return state, handle.masks()
+
+
+def resumed(old: Personal, chosen: Sequence[int]) -> dict[str, Tensor]:
+    """State to start from for `chosen`, labels of all classes, with all outputs. Errors: CheckpointError."""
+    state = {}
+    for name, dense in old.dense.items():
+        trained = old.weights.get(name)
+        if trained is None:
+            raise CheckpointError(f"the checkpoint has no {name}; make it again")
+        mask = old.masks.get(name.removesuffix(".weight"))
+        if trained.shape == dense.shape:
+            state[name] = trained if mask is None else torch.where(mask, trained, dense)
+        else:
+            state[name] = _head(name, dense, trained, old.chosen, chosen)
+    return state
+
+
+def _head(name: str, dense: Tensor, trained: Tensor, before: Sequence[int], now: Sequence[int]) -> Tensor:
+    """All outputs: those that the shrunk head had and that are still chosen are its, the others dense."""
+    if trained.shape != (len(before), *dense.shape[1:]):
+        raise CheckpointError(f"the checkpoint's {name} has shape {tuple(trained.shape)}, which is no part of {tuple(dense.shape)}")
+    out = dense.clone()
+    for row, label in enumerate(before):
+        if label in now:
+            out[label] = trained[row]
+    return out
+
+
+def check_fits(old: Personal, model: str, classes: Sequence[str], masks: Mapping[str, Any], path: Path) -> None:
+    """Errors: CheckpointError when the file is of another network, data set or choice of layers."""
+    for what, theirs, mine in (("network", old.model, model), ("classes", list(old.classes), list(classes))):
+        if theirs != mine:
+            shown = (theirs, mine) if what == "network" else (f"{len(theirs)} classes", f"{len(mine)} others")
+            raise CheckpointError(f"{path} is of another {what}: {shown[0]} (now {shown[1]}); use the same, or start over without --from")
+    if set(old.masks) != set(masks):
+        raise CheckpointError(f"{path} has other sparse layers than this pattern gives; use the pattern {old.pattern}")

@@ -1,0 +1,111 @@
+"""The classes a user has: a data set with only their images, a network with only their outputs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from ...errors import DataError, ModelError
+from .dataset import DataSet, Images, Split
+
+HEADS = ("keep", "shrink")  # what happens to the outputs of the other classes
+SHOWN = 10  # names in a message
+WORDNET = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenImages:
+    """Some of the images of a split that is decoded one at a time."""
+
+    images: Images
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[int(self.indices[index])]
+
+
+def class_indices(data: DataSet, names: Sequence[str]) -> list[int]:
+    """The label of each name, ascending. ImageNet's "n01440764 tench, Tinca tinca" is also "tench" and "n01440764"; case
+    does not matter.
+
+    Errors: DataError for a name that is not known (with the nearest one) or fits several, twice the same, or fewer than two.
+    """
+    known: dict[str, list[int]] = {}
+    for i, name in enumerate(data.classes):
+        for alias in dict.fromkeys(a.casefold() for a in _aliases(name)):
+            known.setdefault(alias, []).append(i)
+    found: list[int] = []
+    for name in names:
+        labels = [data.classes.index(name)] if name in data.classes else known.get(name.casefold(), [])
+        if len(labels) > 1:
+            raise DataError(f"class {name!r} of {data.name} may be {' or '.join(repr(data.classes[i]) for i in labels)}; write one in full")
+        if not labels:
+            raise DataError(f"class {name!r} is not in {data.name}; {_hint(name, data.classes)}")
+        if labels[0] in found:
+            raise DataError(f"class {name!r} is named twice")
+        found.append(labels[0])
+    if len(found) < 2:
+        raise DataError(f"a classifier needs at least two classes, got {len(found)}; {data.name} has {len(data.classes)}")
+    return sorted(found)
+
+
+def _aliases(name: str) -> list[str]:
+    """A class name, its WordNet number, what follows it, and the first synonym."""
+    number, _, rest = name.partition(" ")
+    if not (WORDNET.fullmatch(number) and rest):
+        number, rest = name, name
+    return [name, number, rest, rest.partition(",")[0]]
+
+
+def _hint(name: str, classes: Sequence[str]) -> str:
+    aliases = {alias.casefold(): alias for c in classes for alias in _aliases(c)}
+    near = [aliases[a] for a in difflib.get_close_matches(name.casefold(), aliases, n=1, cutoff=0.5)]
+    more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
+    return (f"did you mean {near[0]!r}? " if near else "") + f"it has {', '.join(classes[:SHOWN])}{more}"
+
+
+def only_classes(data: DataSet, indices: Sequence[int], head: str) -> DataSet:
+    """`data` with the images of these classes alone. head "shrink": labels count the chosen classes; "keep": as they were.
+
+    Errors: DataError when a class has no image in a split.
+    """
+    label = {old: new if head == "shrink" else old for new, old in enumerate(indices)}
+    splits = [None if s is None else _only(data, s, which, label) for s, which in ((data.train, "training"), (data.test, "test"))]
+    classes = tuple(data.classes[i] for i in indices) if head == "shrink" else data.classes
+    return replace(data, train=splits[0], test=splits[1], classes=classes)
+
+
+def _only(data: DataSet, split: Split, which: str, label: dict[int, int]) -> Split:
+    for old in label:
+        if not (split.labels == old).any():
+            raise DataError(f"class {data.classes[old]!r} has no {which} images in {data.name}; leave it out or add some")
+    chosen = np.flatnonzero(np.isin(split.labels, list(label)))
+    labels = np.array([label[int(i)] for i in split.labels[chosen]], np.int64)
+    images = split.images[chosen] if isinstance(split.images, np.ndarray) else ChosenImages(split.images, chosen)
+    return Split(images, labels)
+
+
+def shrink_head(model: nn.Module, indices: Sequence[int], classes: int) -> None:
+    """Keep only these outputs of the classifier, the last Conv2d or Linear of `model`, in place. Errors: ModelError."""
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    name, last = layers[-1] if layers else ("", None)
+    outputs = None if last is None else last.weight.shape[0]
+    if last is None or outputs != classes:
+        raise ModelError(
+            f"the last layer {name!r} has {outputs} outputs for {classes} classes, so its head cannot be shrunk; use head keep"
+        )
+    last.weight = nn.Parameter(last.weight.detach()[list(indices)].clone())
+    if last.bias is not None:
+        last.bias = nn.Parameter(last.bias.detach()[list(indices)].clone())
+    if isinstance(last, nn.Linear):
+        last.out_features = len(indices)
+    else:
+        last.out_channels = len(indices)
