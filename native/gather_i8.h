@@ -7,19 +7,19 @@
 //
 // Index and weights, an entry, are loaded once for all PB pixels of a tile.
 //
-//   of a block: counts (stops·windows, one byte each: entries of W outputs) | per window, count, vector: 4·W indices, i8q
+//   of a block: counts (stops·windows, one byte each: entries of W outputs) | per window, count, vector: indices, i8q
 #pragma once
 #include "conv_i8.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 
-constexpr int64_t kEntry = 4 * W + kQuadBytes;
+constexpr int64_t kEntry = kIndexBytes + kQuadBytes;
 
 // Output channel `lane` of an entry takes input `index` of the window as its j-th of four.
 JT_INLINE void put_kept(uint8_t* entry, int64_t lane, int64_t j, int64_t index, int8_t weight) {
-  entry[lane * 4 + j] = (uint8_t)index;
-  put_weight(entry + 4 * W, (int)lane, (int)j, weight);
+  put_index(entry, (int)lane, (int)j, (uint8_t)index);
+  put_weight(entry + kIndexBytes, (int)lane, (int)j, weight);
 }
 
 // The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is.
@@ -31,7 +31,7 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
   do {
     times<OB>([&](auto o) JT_FLAT {
       const uint8_t* entry = e + o * kEntry;
-      const i8q weight = load_quad(entry + 4 * W);
+      const i8q weight = load_quad(entry + kIndexBytes);
       times<PB>([&](auto p) JT_FLAT { acc[p][o] = dot(acc[p][o], gather(entry, x[p]), weight); });
     });
     e += Vectors * kEntry;

@@ -34,11 +34,6 @@ JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   if (n >= W) _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v));
   else _mm512_mask_cvtepi32_storeu_epi8(p, first(n), v);
 }
-JT_INLINE u8q broadcast_quad(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return _mm512_set1_epi32(x);
-}
 JT_INLINE i8q load_quad(const void* p) { return _mm512_loadu_si512(p); }
 // _mm512_dpbusd_epi32, whose type is another one to GCC than __m512i: it then copies every sum in every round of a loop.
 JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
@@ -46,7 +41,9 @@ JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
   return acc;
 }
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
+constexpr int kIndexBytes = 64;  // packed bytes of the indices that one gather takes
 JT_INLINE u8q gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
+JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) { indices[lane * 4 + j] = index; }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
 using u8v = __m512i;
 JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -88,15 +85,20 @@ JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   else std::memcpy(p, &x, (size_t)n);
 }
 JT_INLINE u8q split(__m256i bytes) { return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(bytes, 8)}; }
-JT_INLINE u8q broadcast_quad(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return split(_mm256_set1_epi32(x));
-}
 JT_INLINE i8q load_quad(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return add(acc, add(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd))); }
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
-JT_INLINE u8q gather(const uint8_t* index, window_t v) { return split(_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index))); }
+// Inputs 0 and 2 of every lane, then 1 and 3, widened on the way: an index with its top bit set gives 0.
+constexpr int kIndexBytes = 64;
+JT_INLINE u8q gather(const uint8_t* index, window_t v) {
+  return {_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index)),
+          _mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index + 1))};
+}
+JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) {
+  uint8_t* at = indices + (j % 2) * 32 + lane * 4 + j / 2 * 2;
+  at[0] = index;
+  at[1] = 0x80;
+}
 // 16-bit weights: inputs 0 and 2 of every lane, then 1 and 3
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int16_t*)quad)[(j % 2) * 16 + lane * 2 + j / 2] = w; }
 using u8v = __m256i;
@@ -135,11 +137,6 @@ JT_INLINE i32v load_u8(const uint8_t* p) { return i32v{p[0], p[1], p[2], p[3]}; 
 JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
   for (int i = 0; i < W && i < n; ++i) p[i] = (uint8_t)v[i];
 }
-JT_INLINE u8q broadcast_quad(const uint8_t* p) {
-  u8q o;
-  for (int i = 0; i < 16; ++i) o.v[i] = p[i % 4];
-  return o;
-}
 JT_INLINE i8q load_quad(const void* p) {
   i8q o;
   std::memcpy(&o, p, sizeof o);
@@ -155,11 +152,13 @@ JT_INLINE window_t load_window(const uint8_t* p) {
   std::memcpy(&o, p, sizeof o);
   return o;
 }
+constexpr int kIndexBytes = 16;
 JT_INLINE u8q gather(const uint8_t* index, window_t v) {
   u8q o;
   for (int i = 0; i < 16; ++i) o.v[i] = v.v[index[i]];
   return o;
 }
+JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) { indices[lane * 4 + j] = index; }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
 typedef uint8_t u8v __attribute__((vector_size(16)));
 JT_INLINE u8v load_bytes(const uint8_t* p) {
