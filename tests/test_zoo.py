@@ -32,9 +32,13 @@ PARAMETERS = {
     "vgg16_bn": 138_365_992,
     "mobilenetv1_100": 4_231_976,
     "mobilenetv2_100": 3_504_872,
+    "convnext_atto": 3_695_520,
+    "convfirst_xs": 1_738_184,  # ours: as built when it was chosen
+    "convfirst_s": 4_122_424,
+    "convfirst_m": 10_054_184,
     "nin": 966_986 + 1_408,  # batch normalization has one number per channel more than the paper's biases
 }
-IN_TIMM = ["resnet18", "resnet34", "resnet50", "mobilenetv1_100", "mobilenetv2_100"]
+IN_TIMM = ["resnet18", "resnet34", "resnet50", "mobilenetv1_100", "mobilenetv2_100", "convnext_atto"]
 
 
 def scores(model: torch.nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
@@ -92,7 +96,7 @@ def test_small_grey_images_and_other_class_counts(name):
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mobilenetv1_100", "mobilenetv2_100"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mobilenetv1_100", "mobilenetv2_100", "convnext_atto"])
 def test_small_image_form_keeps_the_keys(name):
     with torch.device("meta"):
         assert list(build(name, small_image=True).state_dict()) == list(build(name, small_image=False).state_dict())

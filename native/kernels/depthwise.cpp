@@ -151,10 +151,10 @@ RunRow row_of(const Problem& a) {
 }
 
 // Blocks of channels that run over a band together: as many as keep the input rows of one output row in
-// half the first-level cache. Where that would be very few, all: then long runs of memory serve better.
+// 24 KB of the first-level cache. Where that would be one, all: then long runs of memory serve better.
 int64_t together(const Problem& a) {
-  const int64_t fit = (16 << 10) / ((a.r * a.dilation_h + a.stride_h) * a.w * W * 4);
-  return fit < 4 ? blocks(a) : fit;
+  const int64_t fit = (24 << 10) / ((a.r * a.dilation_h + a.stride_h) * a.w * W * 4);
+  return fit < 2 ? blocks(a) : fit;
 }
 
 // Output row `row` of the whole batch.

@@ -21,6 +21,8 @@ try:
 except ImportError as e:
     raise MissingExtra("building a network needs PyTorch; install it with: pip install 'jettison[train]'") from e
 
+from .convfirst import convfirst_m, convfirst_s, convfirst_xs
+from .convnext import convnext_atto
 from .external import from_file, from_timm, timm_input
 from .mobilenet import mobilenetv1_100, mobilenetv2_100
 from .nin import nin
@@ -54,6 +56,10 @@ MODELS: dict[str, Entry] = {
     "vgg16_bn": Entry(vgg16_bn, (3, 224, 224), 1000, min_size=32),
     "mobilenetv1_100": Entry(mobilenetv1_100, (3, 224, 224), 1000),
     "mobilenetv2_100": Entry(mobilenetv2_100, (3, 224, 224), 1000),
+    "convnext_atto": Entry(convnext_atto, (3, 224, 224), 1000, min_size=32),
+    "convfirst_xs": Entry(convfirst_xs, (3, 224, 224), 1000, min_size=16),
+    "convfirst_s": Entry(convfirst_s, (3, 224, 224), 1000, min_size=16),
+    "convfirst_m": Entry(convfirst_m, (3, 224, 224), 1000, min_size=16),
     "nin": Entry(nin, (3, 32, 32), 10),
 }
 
