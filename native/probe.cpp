@@ -1,5 +1,6 @@
 #include "probe.h"
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 #include <stdexcept>
@@ -43,8 +44,9 @@ Probe::Probe(std::shared_ptr<Pool> pool, const Stream* stream, int64_t bytes) : 
   const auto body = [](void* context, int64_t job, int) {
     Probe& p = *static_cast<Probe*>(context);
     try {
-      p.memory_[job] = std::make_unique<Buffer>(p.pass_ * p.stream_->unit);  // touched by the thread that reads it
-    } catch (const std::bad_alloc&) {                                        // must not leave a thread
+      // touched by the thread that reads it; on a large page even if small, else its pages may collide in a cache
+      p.memory_[job] = std::make_unique<Buffer>(p.pass_ ? std::max(p.pass_ * p.stream_->unit, kLargePage) : 0);
+    } catch (const std::bad_alloc&) {  // must not leave a thread
     }
   };
   pool_->run(pool_->threads(), body, this);

@@ -14,8 +14,6 @@
 namespace jettison {
 namespace {
 
-constexpr int64_t kLargePage = 2 << 20;
-
 using Clock = std::chrono::steady_clock;
 
 int64_t ns_since(Clock::time_point start) { return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count(); }

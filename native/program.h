@@ -11,7 +11,9 @@
 
 namespace jettison {
 
-// 64-byte aligned, zeroed memory; on large pages where the system offers them.
+constexpr int64_t kLargePage = 2 << 20;
+
+// 64-byte aligned, zeroed memory; on large pages where it is as large and the system offers them.
 class Buffer {
  public:
   explicit Buffer(int64_t bytes);

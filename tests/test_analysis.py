@@ -41,7 +41,20 @@ def networks(draw) -> tuple[Work, ...]:
         dense = draw(st.integers(0, 1 << 26))
         kept = dense // draw(st.sampled_from((1, 4)))
         reads = (Access(f"weight:{i}", draw(sizes)), *inputs)
-        rows.append(Work(f"k{i}", "conv", "", draw(st.sampled_from(("f32", "i8"))), dense, kept, draw(sizes), reads, (out,), "nm"))
+        rows.append(
+            Work(
+                f"k{i}",
+                "conv",
+                "",
+                draw(st.sampled_from(("f32", "i8"))),
+                dense,
+                kept,
+                draw(sizes),
+                reads,
+                (out,),
+                (("dense", dense), ("nm", kept)),
+            )
+        )
         tensors.append(out)
     return tuple(rows)
 
@@ -118,6 +131,14 @@ def test_work_counts_what_the_graph_says(batch):
     assert rows["b"].bytes == stored + 2 * batch * 4 * 30 * 8  # ya, which is input and residual, counts once
 
 
+def test_what_passes_inside_a_group_is_in_no_memory():
+    graph = small(Dense())
+    apart, together = works(graph), works(graph, groups=[("a", "b")])
+    assert [row.bytes - other.bytes for row, other in zip(apart, together)] == [0, 4 * 240, 4 * 240, 0, 0, 0]  # ya, written and read
+    assert works(graph, groups=[("b", "c")])[2].writes == ()
+    assert works(graph, groups=[("a", "c")]) == apart  # b reads ya
+
+
 def test_int8_layers_move_bytes_and_compute_in_int8():
     rows = {row.name: row for row in works(quantized(Dense()))}
     assert (rows["quantize"].element, rows["conv"].element) == ("f32", "i8")
@@ -135,7 +156,18 @@ MACHINE = Machine(
 
 
 def conv(kept: int, dense: int, weight_bytes: int = 1) -> Work:
-    return Work("conv", "conv", "", "f32", dense, kept, 0, (Access("weight:w", weight_bytes), Access("x", 1)), (Access("y", 1),), "nm")
+    return Work(
+        "conv",
+        "conv",
+        "",
+        "f32",
+        dense,
+        kept,
+        0,
+        (Access("weight:w", weight_bytes), Access("x", 1)),
+        (Access("y", 1),),
+        (("dense", dense), ("nm", kept)),
+    )
 
 
 def test_a_sparse_layer_is_limited_by_gathering_or_by_computing_everything():

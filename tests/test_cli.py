@@ -160,6 +160,9 @@ def test_waterline_of_another_machine_measures_nothing(call, net):
         (("--machine", "raspberry-pi-5", "--element", "bf16"), "has no peak for bf16"),
         (("--machine", "raspberry-pi-5", "--threads", 8), "threads must lie between 1 and 4"),
         (("-o", "nowhere/r.html"), "does not exist"),
+        (("--what-if", "int4"), "--what-if: 'int4' is not known"),
+        (("--machine", "raspberry-pi-5", "--measure"), "add --times"),
+        (("--no-times",), "needs a --machine"),
     ],
 )
 def test_waterline_refuses_what_it_cannot_do(call, saved, arguments, message):

@@ -176,10 +176,36 @@ class Session:
         steps += [("output:" + t, "layout") for t in self.graph.outputs]
         return [LayerTime(name, kind, float(b), float(a), float(c)) for (name, kind), a, b, c in zip(steps, p10, mid, p90)]
 
+    def profile_apart(self, batch: int = 1) -> dict[str, float]:
+        """Milliseconds of each op's kernel apart from the network: on random numbers of its own, in turns with the others.
+
+        Ops that compute the same with other weights are measured once.
+        """
+        keys: dict[str, Any] = {}
+        trials: dict[Any, tuple[Any, list[np.ndarray], list[np.ndarray]]] = {}
+        for op in self.graph.ops:
+            if op.kind != "reshape":
+                choice, specs = self._choices[op.name], tuple(replace(self.graph.tensors[t], name="") for t in (*op.inputs, *op.outputs))
+                keys[op.name] = key = (op.kind, tuple(op.attrs.items()), op.format, choice.kernel, specs)
+                if key not in trials:
+                    trials[key] = self._trial(op, self._problem(op, batch), choice.packed, batch)
+        times: dict[Any, list[float]] = {key: [] for key in trials}
+        start, rounds = time.perf_counter(), 0
+        while rounds < 5 or (time.perf_counter() - start < 0.3 and rounds < 200):
+            for key, (program, inputs, outputs) in trials.items():
+                times[key].append(program.run(inputs, outputs, profile=True)[0] / 1e6)
+            rounds += 1
+        return {name: median(times[key]) for name, key in keys.items()}
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Ops that run together, band by band."""
+        return tuple(tuple(op.name for op in group.ops) for group in self._fusion.groups)
+
     def layers(self, batch: int = 1) -> list[Layer]:
         """Kernel, reason, candidates and cost of every op, in the order in which they run."""
         rows = []
-        groups = {op.name: tuple(o.name for o in group.ops) for group in self._fusion.groups for op in group.ops}
+        groups = {name: group for group in self.groups for name in group}
         for op in self.graph.ops:
             choice = self._choices.get(op.name)
             weighted = op.kind in _WEIGHTED
@@ -258,13 +284,15 @@ class Session:
 
     def _measure(self, op: Op, size: Any, row: tuple) -> float:
         """Median milliseconds of one candidate alone, on random numbers."""
-        packed = _native.Packed(row[0], self.isa, size, *row[2])
+        return self._median_ms(*self._trial(op, size, _native.Packed(row[0], self.isa, size, *row[2])))
+
+    def _trial(self, op: Op, size: Any, packed: Any, n: int = 1) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+        """A program of one kernel, n samples of random numbers for it, and room for the result."""
         rng = np.random.default_rng(0)
-        inputs = [_random(self.graph.tensors[t], rng) for t in op.inputs]
+        inputs = [_random(self.graph.tensors[t], rng, n) for t in op.inputs]
         target = self.graph.tensors[op.outputs[0]]
-        out = np.empty((1, *target.shape), DTYPES[target.dtype])
         step = (packed, size, [(_INPUT, i) for i in range(len(inputs))], (_OUTPUT, 0))
-        return self._median_ms(_native.Program(self._pool, [step], 0), inputs, [out])
+        return _native.Program(self._pool, [step], 0), inputs, [np.empty((n, *target.shape), DTYPES[target.dtype])]
 
     def _median_ms(self, program: Any, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> float:
         times = []
@@ -370,11 +398,12 @@ class Session:
         return [np.ascontiguousarray(x) for x in arrays], n
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
-    """One sample of noise, followed by the bytes that a kernel may read past its end."""
-    room = spec.size + _native.SLACK_BYTES
+def _random(spec: TensorSpec, rng: np.random.Generator, n: int) -> np.ndarray:
+    """n samples of noise, followed by the bytes that a kernel may read past its end."""
+    size = n * spec.size
+    room = size + _native.SLACK_BYTES
     noise = rng.integers(0, 256, room, np.uint8) if spec.dtype == "u8" else rng.standard_normal(room, np.float32)
-    return noise[: spec.size].reshape(1, *spec.shape)
+    return noise[:size].reshape(n, *spec.shape)
 
 
 def _thread_count(threads: int | None) -> int:

@@ -7,7 +7,6 @@ cache. The clock, cycles of dependent additions, is taken before, between and af
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from typing import Any
 
 from .. import _native
 from ..errors import MachineError
+from .load import Load
 from .machine import Machine, Memory, Peak, check
 
 BURST_NS = 2_000_000
 MAIN_BYTES = 256 << 20  # read at least, for main memory
 MAX_MAIN_BYTES = 2 << 30
 CLOCK_DRIFT = 0.03  # of the highest clock seen
-BUSY = 0.1  # processors that others used meanwhile
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -48,7 +47,7 @@ def probe(
 
     Errors: MachineError (the system does not say how large its caches are; figures contradict each other).
     """
-    start, before = time.perf_counter(), _Load.now()
+    start, before = time.perf_counter(), Load.now()
     caches = _caches()
     kinds = [(e, f, isa) for isa in isas for e in ("f32", "i8") for f in ("dense", "nm")]
     rates: dict[Any, list[float]] = {}
@@ -67,6 +66,9 @@ def probe(
             share = size // 2 // (count if shared else 1) if size else _main_bytes(caches) // count
             rates.setdefault(level, []).append(_rate(_native.Probe(pool, "", "read", isas[0], share), count, bursts))
             clocks.append(_rate(_native.Probe(pool, "", "clock", isas[0]), 1, 3))
+    levels = [level for level, _, _ in caches]
+    for near, far in zip(reversed(levels), reversed([*levels[1:], "memory"])):  # what serves the far one passes through the near one
+        rates[near] = [max(pair) for pair in zip(rates[near], rates[far])]
     machine = Machine(
         name=name,
         source=f"jettison probe, {datetime.now(UTC).date()}",
@@ -77,7 +79,7 @@ def probe(
             Memory("memory", 0, False, _rising(rates["memory"])),
         ),
     )
-    return Probe(check(machine), (*_drift(clocks), *_busy(before)), max(clocks), time.perf_counter() - start)
+    return Probe(check(machine), (*_drift(clocks), *before.complaints()), max(clocks), time.perf_counter() - start)
 
 
 def _rate(stream: Any, threads: int, bursts: int) -> float:
@@ -125,35 +127,6 @@ def _siblings() -> str:
 
 def _bytes(size: str) -> int:
     return int(size[:-1]) << {"K": 10, "M": 20, "G": 30}[size[-1]] if size[-1] in "KMG" else int(size)
-
-
-# ---- was the machine at rest?
-
-
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """Processor seconds: of all processes that the system counts, and of this one. wall: seconds."""
-
-    system: float
-    own: float
-    wall: float
-
-    @staticmethod
-    def now() -> _Load:
-        try:
-            fields = [int(v) for v in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-            system = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # less idle and waiting for disks; with steal
-        except (OSError, ValueError, IndexError, AttributeError):
-            system = time.process_time()
-        return _Load(system, time.process_time(), time.perf_counter())
-
-
-def _busy(before: _Load) -> list[str]:
-    now = _Load.now()
-    others = (now.system - before.system - (now.own - before.own)) / max(now.wall - before.wall, 1e-9)
-    if others < BUSY:
-        return []
-    return [f"the machine was busy: other programs used {others:.1f} processors meanwhile; stop them and probe again"]
 
 
 def _drift(clocks: Sequence[float]) -> list[str]:

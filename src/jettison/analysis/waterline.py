@@ -196,6 +196,9 @@ def _limit(machine: Machine, memory: Memory, count: int, threads: int) -> Limit:
 
 def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float]:
     """Multiply-adds per second of the better way, and milliseconds: all weights at the dense peak, or the kept ones gathered."""
+    if row.parts:
+        peaks, times = zip(*(_arithmetic(part, machine, threads) for part in row.parts))
+        return max(peaks), sum(times)
     dense = machine.macs_per_s(row.element, "dense", threads)
     if dense is None:
         have = ", ".join(dict.fromkeys(p.element for p in machine.peaks))
@@ -203,10 +206,6 @@ def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float
             f"{machine.name} has no peak for {row.element} (it has {have}), which {row.name} computes in; choose another --element"
         )
     steps_s = row.steps / (2 * dense)
-    ways = [(row.macs_kept / dense, dense)]
-    if row.structure == "nm":
-        ways = [(row.macs_dense / dense, dense)]
-        sparse = (machine.macs_per_s(row.element, fmt, threads) for fmt in ("nm", row.format))
-        ways += [(row.macs_kept / peak, peak) for peak in sparse if peak]
-    seconds, peak = min(ways)
+    ways = ((macs, machine.macs_per_s(row.element, fmt, threads)) for fmt, macs in row.ways or (("dense", row.macs_kept),))
+    seconds, peak = min((macs / peak, peak) for macs, peak in ways if peak)
     return peak, (seconds + steps_s) * 1e3

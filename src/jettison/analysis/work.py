@@ -8,12 +8,13 @@ residual is in its bytes. The changes of layout at the network's ends are kernel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
+from ..formats import NM, Block, Format
 from ..graph import Graph, Op, problem
 from ..plan import roots
 from ..spec import WEIGHTED
@@ -34,7 +35,7 @@ class Access:
 class Work:
     """One kernel on a whole batch. reads: constants first, then inputs in order. element: of its arithmetic.
 
-    structure: the kind of its format, "dense" for kernels without weights; it decides how the kept ones are computed.
+    ways: how its multiply-adds can be done: (format of the machine's peak, how many then). parts: what a fused kernel computes, one after the other.
     """
 
     name: str
@@ -46,7 +47,8 @@ class Work:
     steps: int
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
-    structure: str = "dense"
+    ways: tuple[tuple[str, int], ...] = ()
+    parts: tuple[Work, ...] = ()
 
     @property
     def operations(self) -> int:
@@ -80,10 +82,11 @@ STEPS: dict[str, Callable[[Op, int, int], int]] = {
 }
 
 
-def works(graph: Graph, batch: int = 1, element: str | None = None) -> tuple[Work, ...]:
+def works(graph: Graph, batch: int = 1, element: str | None = None, groups: Collection[Sequence[str]] = ()) -> tuple[Work, ...]:
     """A Work per step that runs, named as `Session.profile` names them: layout in, ops (a reshape is none), layout out.
 
     element: count as if every number had this type ("f32", "bf16", "i8"), whatever the graph holds.
+    groups: ops that run band by band (`Session.groups`); what passes between them is in no memory.
     """
     root = roots(graph)
     sizes = {t: batch * spec.size * BYTES[element or DTYPE_ELEMENT[spec.dtype]] for t, spec in graph.tensors.items()}
@@ -93,7 +96,24 @@ def works(graph: Graph, batch: int = 1, element: str | None = None) -> tuple[Wor
 
     rows = [_layout("input:" + t, Access("caller:" + t, sizes[t]), access(t), element) for t in graph.inputs]
     rows += [_work(graph, op, batch, element, access) for op in graph.ops if op.kind != "reshape"]
-    return (*rows, *(_layout("output:" + t, access(t), Access("caller:" + t, sizes[t]), element) for t in graph.outputs))
+    rows += [_layout("output:" + t, access(t), Access("caller:" + t, sizes[t]), element) for t in graph.outputs]
+    return _without_inner(rows, groups)
+
+
+def _without_inner(rows: Sequence[Work], groups: Collection[Sequence[str]]) -> tuple[Work, ...]:
+    """`rows` without the accesses to tensors that only one group writes and reads."""
+    group = {name: i for i, names in enumerate(groups) for name in names}
+    users: dict[str, set[int | str]] = {}
+    for row in rows:
+        for a in (*row.reads, *row.writes):
+            users.setdefault(a.name, set()).add(group.get(row.name, row.name))
+    written = {a.name for row in rows for a in row.writes}
+    inner = {name for name in written if len(users[name]) == 1 and all(isinstance(g, int) for g in users[name])}
+
+    def outer(accesses: tuple[Access, ...]) -> tuple[Access, ...]:
+        return tuple(a for a in accesses if a.name not in inner)
+
+    return tuple(replace(row, reads=outer(row.reads), writes=outer(row.writes)) for row in rows)
 
 
 def _layout(name: str, source: Access, target: Access, element: str | None) -> Work:
@@ -107,9 +127,18 @@ def _work(graph: Graph, op: Op, batch: int, element: str | None, access: Callabl
     if op.kind in WEIGHTED:
         size = problem(graph, op, batch)
         kept = size.cost(op.format, 0).macs
-        return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes, op.format.kind)
+        return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes, _ways(op.format, size.macs, kept))
     x, y = (batch * graph.tensors[t].size for t in (op.inputs[0], op.outputs[0]))
     return Work(op.name, op.kind, "", own, 0, 0, STEPS[op.kind](op, x, y) if op.kind in STEPS else 0, reads, writes)
+
+
+def _ways(fmt: Format, dense: int, kept: int) -> tuple[tuple[str, int], ...]:
+    """N:M weights: all of them as if dense, or the kept ones gathered. In kept blocks alike. Others compute what is kept."""
+    if isinstance(fmt, NM):
+        return ("dense", dense), ("nm", kept), (str(fmt), kept)
+    if isinstance(fmt, Block) and isinstance(fmt.inner, NM):
+        return ("dense", kept * fmt.inner.m // fmt.inner.n), ("nm", kept)
+    return (("dense", kept),)
 
 
 def _constants(graph: Graph, op: Op, element: str | None) -> list[Access]:
@@ -137,13 +166,5 @@ def fused(first: Work, second: Work) -> Work:
     return replace(
         first, name=name, kind="fused", format=fmt, macs_dense=first.macs_dense + second.macs_dense,
         macs_kept=first.macs_kept + second.macs_kept, steps=first.steps + second.steps, reads=reads, writes=second.writes,
+        parts=(*(first.parts or (first,)), *(second.parts or (second,))),
     )  # fmt: skip
-
-
-def readers(rows: tuple[Work, ...]) -> Mapping[str, list[int]]:
-    """For each tensor the places in `rows` that read it."""
-    found: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        for a in row.reads:
-            found.setdefault(a.name, []).append(i)
-    return found

@@ -29,18 +29,18 @@ def networks(target: str, patterns: list[Format], image_size: int | None, seed: 
     `file.load`, of the zoo, of export; FormatError when a pattern fits no layer; InputError for an int8 file in another element.
     """
     if _is_file(target):
-        graph = _in_element(file.load(target), element, seed)
+        graph = in_element(file.load(target), element, seed)
         own = pattern_of(graph)
         sparse = [] if own == "dense" else [Network(own, graph, "file")]
         return [Network("dense", densified(graph), "file"), *sparse]
     graphs = {str(f): random_graph(target, f, image_size, seed) for f in _dense_first(patterns)}
-    return [Network(pattern, _in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
+    return [Network(pattern, in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
 
 
 CALIBRATED = 8  # random images that decide the ranges of activations when int8 is only timed
 
 
-def _in_element(graph: Graph, element: str, seed: int) -> Graph:
+def in_element(graph: Graph, element: str, seed: int) -> Graph:
     """With int8 arithmetic if that is asked for, calibrated on random images: for timing, not for accuracy.
 
     Errors: InputError when an int8 file is to run in another arithmetic.

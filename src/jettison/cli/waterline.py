@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from ..errors import InputError
 from .tables import Json, Output, byte_count, check_writable, units
 
 if TYPE_CHECKING:
-    from ..analysis import Waterline
+    from ..analysis import Machine
     from ..graph import Graph
 
 ELEMENTS = {"f32": "f32", "bf16": "bf16", "int8": "i8"}  # as typed → as the analysis calls it
@@ -36,6 +36,15 @@ def waterline(
     threads: Annotated[int | None, typer.Option(help="Threads, each on a core of its own. Default: every core of the machine.")] = None,
     runs: Annotated[int, typer.Option(help="Measured runs.", min=1)] = 20,
     image_size: Annotated[int | None, typer.Option("--size", help="Height and width for a network by name.", min=1)] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if", metavar="CHANGE", help="Limits and predicted times after a change: N:M, int8, fuse, batch=N, joined by '+'."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--measure", help="Measure the changed networks too, and say how wrong the predictions were.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Report to write, HTML.")] = None,
     json: Json = None,
 ) -> None:
@@ -49,47 +58,56 @@ def waterline(
 
         jettison waterline model.jettison -o report.html
 
+        jettison waterline resnet50 --what-if 1:4 --what-if 1:4+int8 --measure
+
         jettison waterline timm:convnext_atto --machine a100-sxm-40gb --element bf16 --batch 64
     """
-    from ..analysis import summary, works
-    from ..analysis import waterline as analyse
+    from ..analysis import summary
+    from ..analysis.machine import load
+    from ..analysis.study import limits_only, measured
+    from ..analysis.whatif import Change
     from ..bench import processors
     from ..bench.machine import provenance
+    from ..bench.process import pinned
 
     output = Output(json)
     if out is not None:
         check_writable(out)
-    limits = _machine(machine)
-    measured_here = times if times is not None else machine is None
-    if element not in (None, *ELEMENTS):
-        raise InputError(f"--element: {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
-    if measured_here and element == "bf16":
-        raise InputError("--element bf16: Jettison has no bf16 kernels to measure; add --no-times and a --machine that has bf16")
+    limits = load(machine) if machine else None
+    timed = times if times is not None else machine is None
+    _refuse(element, timed, limits, check)
+    changes = [Change.parse(text) for text in what_if or ()]
     with output.progress() as tell:
         tell(f"building {target}", 0.0)
-        graph = _graph(target, pattern, image_size, element if measured_here else None)
-        counted = works(graph, batch, None if measured_here or element is None else ELEMENTS[element])
-        if measured_here or limits is None:
+        graph = _graph(target, pattern, image_size, element if timed else None)
+        if limits is None or timed:
             cpus = processors(threads)
-            tell("measuring", 0.3)
-            analysis = _measured(graph, counted, limits, cpus, batch, runs, measured_here)
+            with pinned(cpus):
+                study = measured(graph, limits, len(cpus), batch, runs, changes, check, tell)
         else:
-            analysis = analyse(counted, limits, threads)
+            study = limits_only(graph, limits, threads, batch, ELEMENTS[element] if element else None, changes)
+    analysis = study.analysis
     about = {"network": target, "element": element or _element(graph), "pattern": pattern, "batch": batch, "threads": analysis.threads}
-    about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if measured_here else "none"}
-    data = {**summary(analysis), "about": about, "what_if": []}
+    about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if timed else "none"}
+    data = {**summary(analysis), "about": about, "what_if": study.what_if, **provenance()}
+    data["warnings"] += study.warnings
     _show(output, data, f"{target} on {analysis.machine.name}, batch {batch}, {analysis.threads} threads")
-    data |= provenance()
     output.save(data)
     if out is not None:
         _write(out, data)
         output.say(f"report written to {out.absolute()}")
 
 
-def _machine(name: str | None) -> Any:
-    from ..analysis.machine import load
-
-    return load(name) if name else None
+def _refuse(element: str | None, timed: bool, limits: Machine | None, check: bool) -> None:
+    """Errors: InputError for options that contradict each other."""
+    if element not in (None, *ELEMENTS):
+        raise InputError(f"--element: {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
+    if timed and element == "bf16":
+        raise InputError("--element bf16: Jettison has no bf16 kernels to measure; name a --machine that has bf16")
+    if not timed and limits is None:
+        raise InputError("--no-times needs a --machine: `jettison probe -o here.toml` describes this one")
+    if check and not timed:
+        raise InputError("--measure measures here, and with --machine nothing is: add --times, for a file that `jettison probe` wrote here")
 
 
 def _graph(target: str, pattern: str, image_size: int | None, element: str | None) -> Graph:
@@ -106,23 +124,6 @@ def _graph(target: str, pattern: str, image_size: int | None, element: str | Non
 
 def _element(graph: Graph) -> str:
     return "int8" if any(t.dtype == "u8" for t in graph.tensors.values()) else "f32"
-
-
-def _measured(graph: Graph, counted: Any, limits: Any, cpus: list[int], batch: int, runs: int, timed: bool) -> Waterline:
-    from ..analysis import waterline as analyse
-    from ..analysis.machine import only
-    from ..analysis.measure import measure, this_machine
-    from ..bench.process import pinned
-    from ..bench.target import random_inputs
-    from ..runtime import Session
-
-    with pinned(cpus):
-        session = Session(graph, threads=len(cpus))
-        limits = only(limits, session.isa) if limits else this_machine(session.threads, session.isa)
-        if not timed:
-            return analyse(counted, limits, session.threads)
-        found = measure(session, random_inputs(graph, batch, seed=0), runs)
-    return analyse(counted, limits, session.threads, found.times_ms, found.median_ms)
 
 
 def _write(out: Path, data: Mapping[str, Any]) -> None:
@@ -146,8 +147,23 @@ def _show(output: Output, data: Mapping[str, Any], title: str) -> None:
         title, columns, rows, "limits and times in ms; 1 MAC = 2 operations; op/B: operations per byte, cold; bytes of main memory"
     )
     output.table("The whole network", ("", ">cold", ">cached"), _whole(network), "E*: arithmetic over limit; E: arithmetic over measured")
+    _show_what_if(output, data["what_if"])
     for line in (*(f"{name}: {text}" for name, text in data["advice"].items()), *data["warnings"]):
         output.say(line)
+
+
+def _show_what_if(output: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    cells = []
+    for r in rows:
+        times = ("" if r[k] is None else f"{r[k]:.3f}" for k in ("bound_ms", "predicted_ms", "measured_ms"))
+        error = "" if r["error"] is None else f"{r['error']:+.1%}"
+        cells.append((r["change"], units(r["macs_kept"]), units(r["operations"]), f"{r['cold_bound_ms']:.3f}", *times, error))
+    columns = ("change", ">MACs kept", ">operations", ">limit cold", ">limit cached", ">predicted ms", ">measured ms", ">error")
+    output.table(
+        "What if", columns, cells, "predicted from kernels measured one by one; error of the prediction, relative to the measurement"
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,0 +1,180 @@
+"""What if: the same network pruned, in int8, fused, in larger batches. Limits, predicted times, and the check of the prediction.
+
+The change is really made to the graph (weights pruned at once by magnitude, ranges from random images), so that its
+limits are counted as any network's, and its kernels exist. Only accuracy is not looked at. Predicted is
+
+    t' = Σ apart'_i + Σ (t_i − apart_i) · b'_i / b_i + (T − Σ t_i)
+
+apart: a kernel's time apart from the network, measured for the old and the new one (`Session.profile_apart`). What it took
+beyond that in the old network, because its data came from elsewhere, is taken to follow its bytes b. Idle time stays.
+A fused kernel that nobody has written counts as its parts, with fewer bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, InputError
+from ..formats import NM
+from ..graph import Graph, Op, weight_shape
+from ..spec import WEIGHTED
+from .measure import Measured
+from .waterline import Waterline
+from .work import Work, fused, works
+
+IMAGE_CHANNELS = 4  # a convolution of no more input channels reads the image
+FUSABLE = ("conv", "linear", "act", "affine", "add", "mul", "layer_norm", "dequantize", "quantize")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is changed; `batch` None: as it was. str(change) is what was typed."""
+
+    pattern: NM | None = None
+    int8: bool = False
+    fuse: bool = False
+    batch: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Change:
+        """ "1:4", "int8", "fuse", "batch=16", or several joined by "+". Errors: InputError, PatternError."""
+        change = cls()
+        for word in (w.strip() for w in text.split("+")):
+            if word in ("int8", "fuse"):
+                change = replace(change, **{word: True})
+            elif word.startswith("batch=") and word[6:].isdecimal() and int(word[6:]) > 0:
+                change = replace(change, batch=int(word[6:]))
+            elif ":" in word:
+                change = replace(change, pattern=NM.parse(word))
+            else:
+                raise InputError(f"--what-if: {word!r} is not known; write N:M, int8, fuse or batch=N, several joined by '+'")
+        return change
+
+    def __str__(self) -> str:
+        words = (str(self.pattern or ""), "int8" * self.int8, "fuse" * self.fuse, f"batch={self.batch}" if self.batch else "")
+        return "+".join(w for w in words if w)
+
+
+def changed(graph: Graph, change: Change, seed: int = 0) -> Graph:
+    """The network after `change`, as far as it is one of the graph. Errors: InputError when a pattern fits no layer."""
+    from ..bench.target import in_element
+
+    if change.pattern is not None:
+        graph = pruned(graph, change.pattern)
+    return in_element(graph, "int8", seed) if change.int8 else graph
+
+
+def pruned(graph: Graph, fmt: NM) -> Graph:
+    """Every layer that methods would prune unasked, pruned by magnitude: not stem, classifier, depthwise and grouped ones."""
+    constants, ops, found = dict(graph.constants), [], 0
+    last = [op.name for op in graph.ops if op.kind in WEIGHTED][-1:]
+    for op in graph.ops:
+        if op.name not in last and _may_have(graph, op, fmt):
+            weight = graph.weight(op)
+            for name in [k for k in constants if k == op.params["weight"] or k.startswith(op.params["weight"] + ".")]:
+                del constants[name]
+            parts = fmt.encode(np.where(fmt.mask(weight.astype(np.float32)), weight, 0).astype(weight.dtype), op.name)
+            constants |= {f"{op.params['weight']}.{part}": array for part, array in parts.items()}
+            op, found = replace(op, format=fmt), found + 1
+        ops.append(op)
+    if not found:
+        raise InputError(f"--what-if {fmt}: no layer has input channels divisible by {fmt.m}; choose another pattern")
+    return replace(graph, ops=tuple(ops), constants=constants)
+
+
+def _may_have(graph: Graph, op: Op, fmt: NM) -> bool:
+    if op.kind not in WEIGHTED or op.format.kind not in ("dense", "nm") or op.attrs.get("groups", 1) > 1:
+        return False
+    shape = weight_shape(graph, op)
+    try:
+        fmt.check(shape, op.name)
+    except FormatError:
+        return False
+    return op.kind == "linear" or shape[3] > IMAGE_CHANNELS
+
+
+def changed_works(
+    graph: Graph, change: Change, batch: int, element: str | None = None, groups: Collection[Sequence[str]] = ()
+) -> tuple[Work, ...]:
+    """The kernels of a changed graph, with blocks fused if that was asked for."""
+    rows = works(graph, change.batch or batch, element, groups)
+    return fused_blocks(graph, rows) if change.fuse else rows
+
+
+def fused_blocks(graph: Graph, rows: Sequence[Work]) -> tuple[Work, ...]:
+    """Neighbours joined while one reads only what the other wrote for it alone, and at most one of them is wider than a pixel.
+
+    So a residual block (1×1, 3×3, 1×1; expand, depthwise, project) becomes one kernel, and the halo is that of one layer.
+    """
+    ops = {op.name: op for op in graph.ops}
+    wide = {name for name, op in ops.items() if op.kind == "conv" and max(op.attrs["kernel"]) > 1}
+    uses = {a.name: 0 for row in rows for a in row.reads}
+    for row in rows:
+        for a in {a.name for a in row.reads}:
+            uses[a] += 1
+    out: list[Work] = []
+    halo: list[int] = []
+    for row in rows:
+        is_wide = row.name in wide
+        can = bool(out) and row.kind in FUSABLE and out[-1].kind in (*FUSABLE, "fused") and halo[-1] + is_wide <= 1
+        if can and all(uses.get(a.name) == 1 and a.name in {r.name for r in row.reads} for a in out[-1].writes):
+            out[-1], halo[-1] = fused(out[-1], row), halo[-1] + is_wide
+        else:
+            out.append(row)
+            halo.append(int(is_wide))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The network as it is: measured as a whole, and its kernels apart."""
+
+    measured: Measured
+    apart_ms: Mapping[str, float]
+    works: Sequence[Work]
+
+    @property
+    def idle_ms(self) -> float:
+        return self.measured.median_ms - sum(self.measured.times_ms.values())
+
+    def beyond_apart_ms(self, row: Work) -> float:
+        """What a kernel of these bytes takes in the network beyond its time apart."""
+        old = next((w for w in self.works if w.name == row.name), None)
+        times = self.measured.times_ms
+        if old is None:  # a kernel that the change brought in
+            rows = [w for w in self.works if w.name in self.apart_ms]
+            return row.bytes * sum(times[w.name] - self.apart_ms[w.name] for w in rows) / max(sum(w.bytes for w in rows), 1)
+        if row.name not in self.apart_ms:  # a change of layout
+            return times[row.name] * row.bytes / max(old.bytes, 1)
+        return (times[row.name] - self.apart_ms[row.name]) * row.bytes / max(old.bytes, 1)
+
+
+def predicted_ms(baseline: Baseline, rows: Sequence[Work], apart_ms: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds of each kernel of the changed network. apart_ms: of its kernels, by op."""
+    times = {}
+    for row in rows:
+        parts = row.parts or (row,)
+        share = row.bytes / max(sum(p.bytes for p in parts), 1)
+        apart = sum(apart_ms.get(p.name, 0.0) for p in parts)
+        beyond = sum(baseline.beyond_apart_ms(p) for p in parts)
+        times[row.name] = max(apart + beyond * (share if beyond > 0 else 1.0), 0.0)
+    return times
+
+
+def row(change: str, analysis: Waterline, predicted: float | None, measured: float | None, kernels: Any = None) -> dict[str, Any]:
+    """A line of the result. error: of the prediction, relative to the measurement."""
+    return {
+        "change": change,
+        "operations": analysis.operations,
+        "macs_kept": analysis.macs_kept,
+        "bound_ms": analysis.bound_ms("cached"),
+        "cold_bound_ms": analysis.bound_ms("cold"),
+        "predicted_ms": predicted,
+        "measured_ms": measured,
+        "error": predicted / measured - 1 if predicted is not None and measured else None,
+        "kernels": kernels or [],
+    }

@@ -1,0 +1,102 @@
+"""What if: changes are read, made to the graph, fused into blocks, and predicted from the parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphs import small
+from jettison.analysis import Access, Work, works
+from jettison.analysis.measure import Measured
+from jettison.analysis.study import limits_only, measured
+from jettison.analysis.whatif import Baseline, Change, changed, fused_blocks, predicted_ms, pruned
+from jettison.errors import InputError, PatternError
+from jettison.formats import NM, Dense
+from jettison.graph import Graph, Op, TensorSpec
+from jettison.runtime import LayerTime, Session
+from jettison.spec import check
+
+LINE = {"groups": 1, "dilation": (1, 1), "stride": (1, 1), "act": "relu", "alpha": 0.0, "k": 8}
+
+
+def bottleneck() -> Graph:
+    """Image (6, 6, 8) → stem 3×3 → block (1×1, 3×3, 1×1 + input) → 3×3 → mean."""
+    sizes = {"stem": 3, "reduce": 1, "spatial": 3, "expand": 1, "next": 3}
+    reads = {"stem": ("x",), "reduce": ("stem",), "spatial": ("reduce",), "expand": ("spatial", "stem"), "next": ("expand",)}
+    ops = [
+        Op(name, "conv", reads[name], (name,), {**LINE, "kernel": (r, r), "pad": (r // 2,) * 4}, {"weight": f"{name}.w"})
+        for name, r in sizes.items()
+    ]
+    ops.append(Op("mean", "mean", ("next",), ("mean",), {"axes": (0, 1), "keepdims": False}))
+    rng = np.random.default_rng(0)
+    constants = {f"{name}.w": rng.standard_normal((8, r, r, 8)).astype(np.float32) for name, r in sizes.items()}
+    tensors = {name: TensorSpec(name, (8,) if name == "mean" else (6, 6, 8)) for name in ("x", *sizes, "mean")}
+    return check(Graph(tuple(ops), tensors, ("x",), ("mean",), constants, {"x": "nchw", "mean": "plain"}))
+
+
+@pytest.mark.parametrize("text", ["1:4", "int8", "fuse", "batch=16", "1:4+int8+batch=2", "2:8+fuse"])
+def test_a_change_says_what_was_typed(text):
+    assert str(Change.parse(text)) == text
+
+
+@pytest.mark.parametrize(("text", "error"), [("1:4+int4", InputError), ("batch=0", InputError), ("", InputError), ("5:4", PatternError)])
+def test_changes_that_do_not_exist_are_refused(text, error):
+    with pytest.raises(error):
+        Change.parse(text)
+
+
+def test_pruning_leaves_stem_and_classifier_and_keeps_the_largest():
+    graph = small(Dense())
+    new = check(pruned(graph, NM(1, 4)))
+    formats = {op.name: str(op.format) for op in new.ops}
+    assert formats == {"a": "dense", "b": "1:4", "c": "dense", "d": "dense"}
+    old = graph.weight(graph.ops[1])
+    np.testing.assert_array_equal(new.weight(new.ops[1]), old * NM(1, 4).mask(old))
+    with pytest.raises(InputError, match="no layer has input channels divisible by 7"):
+        pruned(graph, NM(1, 7))
+
+
+def test_a_changed_network_runs_and_needs_less():
+    graph = small(Dense())
+    new = changed(graph, Change.parse("1:4+int8"))
+    assert Session(new, threads=1).run(np.zeros((1, 4, 5, 6), np.float32)).shape == (1, 3)
+    before, after = ({row.name: row for row in works(g)} for g in (graph, new))
+    assert after["b"].macs_kept * 4 == before["b"].macs_kept and after["b"].bytes * 3 < before["b"].bytes
+
+
+def test_a_residual_block_becomes_one_kernel():
+    graph = bottleneck()
+    names = [row.name for row in fused_blocks(graph, works(graph))]
+    assert names == ["input:x", "stem", "reduce+spatial+expand", "next", "mean", "output:mean"]
+    block = fused_blocks(graph, works(graph))[2]
+    weights = 4 * 8 * 8 * (1 + 9 + 1)
+    assert block.bytes == weights + 2 * 4 * 36 * 8  # the input, which is also the residual, and the output
+    assert block.macs_dense == 36 * 8 * 8 * 11
+
+
+def test_a_prediction_adds_what_a_kernel_took_beyond_its_time_apart():
+    x, y, w = Access("x", 100), Access("y", 100), Access("weight:w", 200)
+    old = Work("conv", "conv", "", "f32", 8, 8, 0, (w, x), (y,))
+    new = Work("conv", "conv", "", "i8", 8, 8, 0, (Access("weight:w", 50), Access("x", 25)), (Access("y", 25),))
+    found = Measured((LayerTime("conv", "conv", 5.0, 5.0, 5.0),), 6.0, 6.0, 6.0)
+    baseline = Baseline(found, {"conv": 3.0}, (old,))
+    assert baseline.idle_ms == 1.0
+    assert predicted_ms(baseline, [old], {"conv": 3.0}) == {"conv": 5.0}
+    assert predicted_ms(baseline, [new], {"conv": 1.0}) == {"conv": 1.0 + 2.0 / 4}
+
+
+def test_a_study_compares_limits_prediction_and_measurement():
+    graph = bottleneck()
+    from jettison.analysis.machine import load
+
+    machine = load("epyc-zen5")
+    changes = [Change.parse(t) for t in ("1:4", "fuse", "batch=2")]
+    only = limits_only(graph, machine, 1, 1, changes=changes).what_if
+    assert [r["change"] for r in only] == ["as it is", "1:4", "fuse", "batch=2"]
+    assert only[1]["macs_kept"] < only[0]["macs_kept"] == only[2]["macs_kept"]
+    assert only[2]["cold_bound_ms"] <= only[0]["cold_bound_ms"]
+    assert only[3]["operations"] == 2 * only[0]["operations"]
+    here = measured(graph, machine, 1, 1, 3, changes, check=True).what_if
+    for row in (here[1], here[3]):
+        assert row["error"] == pytest.approx(row["predicted_ms"] / row["measured_ms"] - 1)
+    assert here[2]["predicted_ms"] > 0 and here[2]["measured_ms"] is None
