@@ -35,7 +35,8 @@ class Access:
 class Work:
     """One kernel on a whole batch. reads: constants first, then inputs in order. element: of its arithmetic.
 
-    ways: how its multiply-adds can be done: (format of the machine's peak, how many then). parts: what a fused kernel computes, one after the other.
+    ways: how its multiply-adds can be done: (format of the machine's peak, how many then).
+    parts: what a fused kernel computes, one after the other.
     """
 
     name: str
