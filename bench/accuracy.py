@@ -126,7 +126,7 @@ def main() -> None:
 
 def work_off(args: argparse.Namespace) -> None:
     """Runs that another process holds are left to it, and looked at again at the end."""
-    data = load("cifar10", args.data_dir)
+    data, made_by = load("cifar10", args.data_dir), provenance()  # of the code that runs, whatever is committed meanwhile
     args.state.mkdir(parents=True, exist_ok=True)
     for wait in (False, True):
         for run in queue():
@@ -134,7 +134,7 @@ def work_off(args: argparse.Namespace) -> None:
                 continue
             with locked(args.state / f"{run.name}.lock", wait) as mine:
                 if mine and run.name not in finished(args):
-                    train(run, data, args)
+                    train(run, data, args, made_by)
                     write(args)
 
 
@@ -150,9 +150,9 @@ def locked(path: Path, wait: bool) -> Iterator[bool]:
         yield True
 
 
-def train(run: Run, data: DataSet, args: argparse.Namespace) -> None:
+def train(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[str, Any]) -> None:
     """One run; leaves its weights, plain and in the pattern, and then its numbers."""
-    model, start = start_of(run, data, args)
+    model, start = start_of(run, data, args, made_by)
     case = CASES.get(run.case)
     sparsifier = sparsify_(model, NM.parse(run.pattern), case.make(args.epochs)) if case else None
     recipe, checkpoint = run.recipe(args.epochs), args.state / f"{run.name}.jettison-checkpoint"
@@ -173,12 +173,12 @@ def train(run: Run, data: DataSet, args: argparse.Namespace) -> None:
             raise SystemExit(f"{run.name}: accuracy changed from {curve[-1].accuracy} to {after} by finish()")
     file.replace(args.state / f"{run.name}.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
     about = {**asdict(run), "method": settings, "accuracy": curve[-1].accuracy, "start": start, "recipe": asdict(recipe)}
-    record = {"name": run.name, **about, "threads": args.threads, **provenance(), "epochs": [asdict(e) for e in curve]}
+    record = {"name": run.name, **about, "threads": args.threads, **made_by, "epochs": [asdict(e) for e in curve]}
     replace_json(args.state / f"{run.name}.json", record)
     checkpoint.unlink(missing_ok=True)
 
 
-def start_of(run: Run, data: DataSet, args: argparse.Namespace) -> tuple[nn.Module, dict[str, Any]]:
+def start_of(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The network a run starts from, and what it notes about it. A sparse run: its seed's dense one, trained if missing."""
     model = zoo.build(MODEL, num_classes=10)
     weights = args.weights
@@ -186,7 +186,7 @@ def start_of(run: Run, data: DataSet, args: argparse.Namespace) -> tuple[nn.Modu
         weights = args.state / f"dense-seed{run.seed}.safetensors"
         with locked(weights.with_suffix(".lock"), wait=True):
             if not weights.is_file():
-                train(Run(DENSE, DENSE, run.seed), data, args)
+                train(Run(DENSE, DENSE, run.seed), data, args, made_by)
     zoo.load_weights(model, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
     accuracy = evaluate(model, data, bf16=True)

@@ -56,13 +56,49 @@ with processes() as group:
 """
 
 
-def run(out: Path, world: int) -> None:
+DRIFT = """
+import sys
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from jettison.errors import TrainingError
+from jettison.formats import NM
+from jettison.methods import MaxQ, sparsify_
+from jettison.training import Recipe, fit, loop, processes
+from jettison.training.data import load
+
+torch.set_num_threads(1)
+loop.MASKS_CHECKED_STEPS = 4
+with processes() as group:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10))
+    handle = sparsify_(model, NM(1, 4), MaxQ())
+    weight, calls = model[2].parametrizations.weight.original, []
+
+    def drift(*_):
+        calls.append(0)
+        if group.rank == 1 and len(calls) == 6:
+            with torch.no_grad():
+                weight.copy_(weight.flip(1))
+
+    model.register_forward_pre_hook(drift)
+    try:
+        fit(model, load("digits"), Recipe(epochs=1, batch=32), handle, processes=group, progress=False)
+    except TrainingError as e:
+        print(f"stopped after {len(calls)} steps: {e}", flush=True)
+"""
+
+
+def run(out: Path, world: int, text: str = SCRIPT) -> str:
     script = out / "train.py"
-    script.write_text(SCRIPT)
+    script.write_text(text)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
     command = [sys.executable, *launch, str(script), str(out)]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +125,14 @@ def test_two_processes_are_one(results: Path, method: str, norm: str) -> None:
             torch.testing.assert_close(first["model"][k], v, atol=1e-5, rtol=0)
         assert all(torch.equal(one["masks"][k], first["masks"][k]) for k in one["masks"])
         torch.testing.assert_close(torch.tensor(first["curve"]), torch.tensor(one["curve"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_masks_that_drift_apart_stop_training_in_every_process(tmp_path: Path) -> None:
+    lines = run(tmp_path, 2, DRIFT).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("stopped after 9 steps: the masks of layer 2 differ between the 2 processes")
 
 
 def test_what_processes_cannot_share_is_refused() -> None:

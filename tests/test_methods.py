@@ -181,6 +181,16 @@ def test_sad_counts_changed_positions_by_hand() -> None:
     assert handle.sad().total.count == 2  # which did not move the last call's
 
 
+def test_a_mask_is_known_by_its_hash() -> None:
+    handle = sparsify_(small_net(), NM(1, 4), STE())
+    same = sparsify_(small_net(), NM(1, 4), SRSTE())
+    assert handle.digests() == same.digests() and len(set(handle.digests().values())) == 2
+    weight = same._weights["6"][0]
+    with torch.no_grad():
+        weight[3, 4:8] = torch.tensor([9.0, 0, 0, 0]) if not same.masks()["6"][3, 4] else torch.tensor([0, 9.0, 0, 0])
+    assert same.digests()["2"] == handle.digests()["2"] and same.digests()["6"] != handle.digests()["6"]
+
+
 def test_report_says_why_a_layer_stayed_dense() -> None:
     model = nn.Sequential()
     for name, module in {

@@ -155,6 +155,10 @@ class Sparsifier:
         masks = self.masks().values()
         return 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
 
+    def digests(self) -> dict[str, Tensor]:
+        """A 64-bit hash of each layer's mask: Σ of h(i) over the kept positions i. Equal masks have equal hashes on every device."""
+        return {name: _digest(mask) for name, mask in self.masks().items()}
+
     def report(self) -> list[LayerReport]:
         """One entry per Conv2d and Linear, in order of definition."""
         formats = self.formats()
@@ -207,3 +211,9 @@ class Sparsifier:
 
     def _settings(self) -> dict[str, Any]:
         return {"kind": self.method.kind, **asdict(self.method)}  # type: ignore[call-overload]
+
+
+def _digest(mask: Tensor) -> Tensor:
+    """int64 (), modulo 2⁶⁴; h(i) = (i + 1)·2⁶⁴/φ, its upper half mixed into the lower (Knuth, The Art of Computer Programming 6.4)."""
+    h = torch.arange(1, mask.numel() + 1, device=mask.device) * -0x61C8864680B583EB
+    return ((h ^ (h >> 32)) * mask.flatten()).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,6 +55,21 @@ class Processes:
         if self.world > 1:
             for b in model.buffers():
                 dist.broadcast(b, src=0)
+
+    def check_equal(self, values: Mapping[str, Tensor], what: str) -> None:
+        """Errors: TrainingError, in every process, naming the first of these int64 scalars that is not the same in all of them."""
+        if self.world == 1:
+            return
+        mine = torch.stack(list(values.values()))
+        both = torch.stack([mine, ~mine])  # ~ turns the order round: the largest of both are the largest and the smallest
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        other = both[0] != ~both[1]
+        if other.any():
+            name = list(values)[int(other.nonzero()[0])]
+            raise TrainingError(
+                f"{what} of layer {name} differ between the {self.world} processes, so their weights do: resume from the last "
+                "checkpoint; if it happens again, look for code that changes weights or random numbers in one process only"
+            )
 
 
 @contextmanager

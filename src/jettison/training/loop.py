@@ -22,6 +22,8 @@ from .distributed import Processes
 from .progress import Bar
 from .recipe import Recipe, make_optimizer
 
+MASKS_CHECKED_STEPS = 100  # between two comparisons of the masks of several processes
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -58,7 +60,8 @@ def fit(
     checkpoint: file written after every epoch. resume: continue from it if it is there; the
     continued run is bit-identical to an uninterrupted one (CPU). The sparsifier is stepped, not finished.
 
-    Errors: TrainingError (loss not finite: the last good checkpoint stays), CheckpointError, DataError.
+    Errors: TrainingError (loss not finite, or masks that differ between processes: the last good checkpoint stays),
+    CheckpointError, DataError.
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split here; add its train files")
@@ -129,6 +132,8 @@ class _Run:
             if self.sparsifier is not None:
                 self.sparsifier.advance(number + i / self.steps)
             loss = self.step(batch, lr)
+            if i % MASKS_CHECKED_STEPS == 0:
+                self.check_masks()
             value = loss.item()
             if not math.isfinite(value):
                 raise TrainingError(_not_finite(value, number, i, checkpoint if self.history else None))
@@ -165,6 +170,11 @@ class _Run:
             group["lr"] = lr
         self.optimizer.step()
         return loss.detach()
+
+    def check_masks(self) -> None:
+        """Masks are functions of the weights, so processes that average their gradients have the same. Errors: TrainingError."""
+        if self.sparsifier is not None and self.processes.world > 1:
+            self.processes.check_equal(self.sparsifier.digests(), "the masks")
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> Tensor | None:
