@@ -71,7 +71,7 @@ class Trace:
 
 def trace(model: nn.Module, example: Example) -> Trace:
     """Trace a float32 copy of `model` in evaluation mode. Errors: ExportError."""
-    inputs = _examples(example)
+    inputs = examples(example)
     batch = torch.export.Dim("batch")
     shapes: Any = torch.export.ShapesCollection()
     for x in inputs:
@@ -108,7 +108,7 @@ def _silence() -> Iterator[None]:
             logging.disable(before)
 
 
-def _examples(example: Any) -> tuple[torch.Tensor, ...]:
+def examples(example: Any) -> tuple[torch.Tensor, ...]:
     """Tensors with a batch of two, so that nothing can rely on a batch of one."""
     if isinstance(example, (tuple, list)) and example and all(isinstance(d, int) for d in example):
         shape = tuple(example[1:]) if len(example) == 4 else tuple(example)

@@ -12,6 +12,7 @@ from .crisp import CRISP, Hybrid, mean_gradients
 from .mask import keep_mask, nm_mask
 from .maxq import MaxQ
 from .method import Method, Parametrization, straight_through
+from .permute import Permutation, permute_
 from .select import LayerChoice, Select, choose_layers
 from .sparsifier import SAD, Change, LayerReport, Sparsifier, sparsify_
 from .srste import SRSTE
@@ -46,5 +47,6 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 __all__ = [
     "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "sparsify_", "straight_through",
+    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "permute_", "sparsify_",
+    "straight_through",
 ]  # fmt: skip
