@@ -5,7 +5,7 @@
 
 Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
 "summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
-training (it has "steps").
+training (it has "steps"), pruning without training (it has "post_training").
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
-    tables = {"speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion}
+    tables = {
+        "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
+        "post_training": post_training,
+    }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
 
@@ -207,6 +210,28 @@ def _fused_groups(r: dict[str, Any]) -> str:
                 gain = _ratio(g["unfused_ms"], g["fused_ms"])
                 lines.append(f"| {where} | {ends} | {len(g['layers'])} | {g['unfused_ms']:.3f} | {g['fused_ms']:.3f} | {gain} |\n")
     return "".join(lines)
+
+
+def post_training(results: dict[str, dict[str, Any]]) -> str:
+    """A table for each network: a row for each way of pruning, a column for each pattern."""
+    out = []
+    for name, r in results.items():
+        networks: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+        for row in r.get("post_training", ()):
+            networks.setdefault(row["network"], {})[row["way"], row["pattern"]] = row
+        for network, rows in networks.items():
+            dense = rows.pop(("dense", "dense"))
+            patterns, ways = (list(dict.fromkeys(key[i] for key in rows)) for i in (1, 0))
+            about = f"[{network}]({name}), {dense['data']}, {dense['images']} images, judged on {dense['judged_images']}"
+            out.append(f"{about}, dense {dense['percent']:.2f}%:\n\n| | {' | '.join(patterns)} |\n|---|{'---|' * len(patterns)}\n")
+            for way in ways:
+                out.append(f"| {way} | {' | '.join(_percent_cell(rows.get((way, p))) for p in patterns)} |\n")
+            out.append("\n")
+    return "".join(out).removesuffix("\n")
+
+
+def _percent_cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['percent']:.2f}"
 
 
 if __name__ == "__main__":

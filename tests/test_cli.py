@@ -244,6 +244,19 @@ def test_compress_ends_with_a_file_that_is_as_good_as_it_says(call, net, tmp_pat
     assert out.read_bytes() == first
 
 
+def test_compress_without_training_moves_channels_and_refits_layers(call, net, tmp_path):
+    command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 1, "--epochs", 0, "--method", "asp", "--pattern", "2:4")
+    out = tmp_path / "net.jettison"
+    options = ("--permute", "--reconstruct", "--calibrate", 64, "--threads", 1, "--runs", 1, "-o", out, "--json", tmp_path / "c.json")
+    result = call(*command, *options)
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert f"channels moved in {len(data['permuted'])} places" in result.out
+    assert all(p["kept_after"] >= p["kept_before"] for p in data["permuted"])
+    assert data["history"]["sparse"] == []
+    assert [r["pattern"] for r in data["latency"]] == ["dense", "2:4"]
+
+
 def test_compress_to_int8_writes_the_int8_network_and_shows_all_three(call, net, tmp_path):
     out = tmp_path / "net.jettison"
     command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 2, "--epochs", 1, "--lr", 0.2, "--threads", 1, "--runs", 1)

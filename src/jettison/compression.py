@@ -23,9 +23,22 @@ from .bench.comparison import relative_error
 from .errors import CheckpointError, ModelError, PatternError, QuantizationError, TrainingError, VerificationError
 from .export import export
 from .file import replace
-from .formats import Block, Dense, Format, parse
+from .formats import NM, Block, Dense, Format, parse
 from .graph import Graph
-from .methods import Hybrid, LayerReport, Method, Select, Sparsifier, choose_layers, make_method, mean_gradients, sparsify_
+from .methods import (
+    Hybrid,
+    LayerReport,
+    Method,
+    Permutation,
+    Select,
+    Sparsifier,
+    choose_layers,
+    make_method,
+    mean_gradients,
+    permute_,
+    reconstruct_,
+    sparsify_,
+)  # fmt: skip
 from .methods.qat import quantize_aware_
 from .methods.select import REMAINDERS
 from .personal import Personal, check_fits, resumed, trained_state
@@ -52,8 +65,9 @@ class Settings:
     """Everything that decides the result; an interrupted run is resumed only with the same.
 
     weights, teacher: paths; teacher "dense" is the baseline itself. decay, ramp_epochs: see `methods.make_method`.
+    permute: move channels before pruning (`methods.permute`); reconstruct: prune by `methods.reconstruct`, on `calibrate` training images.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
-    element: "f32", or "int8" for post-training quantisation at the end, with `calibrate` training images, `ranges` as in
+    element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
     rounding (`methods.qat`), at a tenth of the learning rate.
     classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
@@ -73,6 +87,8 @@ class Settings:
     weight_decay: float = 5e-5
     decay: float | None = None
     ramp_epochs: float | None = None
+    permute: bool = False
+    reconstruct: bool = False
     batch: int = 128
     bf16: bool = False
     distill: float = 0.5
@@ -155,8 +171,8 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Compressed:
     """The networks as graphs; int8: of the sparse one, if asked for. error: largest relative error of dense and sparse
-    against PyTorch on test images. kept_float: layers that int8 leaves in float32. data: what they were judged on. personal:
-    what a change of classes starts from, after method crisp.
+    against PyTorch on test images. kept_float: layers that int8 leaves in float32. moved: channels that were permuted. data: what
+    they were judged on. personal: what a change of classes starts from, after method crisp.
     """
 
     dense: Graph
@@ -164,6 +180,7 @@ class Compressed:
     int8: Graph | None
     kept_float: list[str]
     report: list[LayerReport]
+    moved: list[Permutation]
     history: dict[str, list[Epoch]]
     weights: dict[str, torch.Tensor]
     error: float
@@ -205,6 +222,7 @@ def compress(
     if settings.head == "shrink":
         for one in (dense, net, *([teacher] if teacher is not None else [])):
             shrink_head(one, chosen, len(data.classes))
+    moved = _prepared(net, settings, mine)
     state, masks, formats, report = _compressed(net, settings, mine, old, train)
     shape = (data.channels, data.size, data.size)
     graphs = [export(n.eval(), shape, f) for n, f in ((dense, {}), (net, formats))]
@@ -217,7 +235,7 @@ def compress(
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
     known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
     personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
-    return Compressed(graphs[0], graphs[-1], int8, kept, report, history, weights, error, mine, personal)
+    return Compressed(graphs[0], graphs[-1], int8, kept, report, moved, history, weights, error, mine, personal)
 
 
 def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | None]:
@@ -266,6 +284,17 @@ def _hybrid(handle: Sparsifier, settings: Settings, old: Personal | None = None)
         sparsity = 1 - (1 - low) * settings.format.keep
     hybrid.check(sparsity or low)
     return hybrid, sparsity or low
+
+
+def _prepared(net: nn.Module, settings: Settings, data: DataSet) -> list[Permutation]:
+    """Before any mask: `net` with its channels moved and its layers refitted, as the settings say."""
+    moved: list[Permutation] = []
+    if isinstance(settings.format, NM) and settings.permute:
+        moved = permute_(net, (data.channels, data.size, data.size), settings.format, settings.select)
+    if isinstance(settings.format, NM) and settings.reconstruct:
+        images = torch.from_numpy(calibration_images(data, settings.calibrate, settings.seed))
+        reconstruct_(net, images, settings.format, settings.select, settings.remainder)  # type: ignore[arg-type]
+    return moved
 
 
 def _compressed(

@@ -43,6 +43,10 @@ def compress(
     method: Annotated[
         str, typer.Option(help="How to prune: srste, maxq, crisp, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
     ] = "srste",
+    permute: Annotated[bool, typer.Option("--permute", help="First move channels so that pruning keeps more; free at inference.")] = False,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Prune by refitting layer after layer on --calibrate images: for --epochs 0.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
     dense_epochs: Annotated[
@@ -67,7 +71,7 @@ def compress(
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave these layers dense; * allowed, may be repeated.")] = None,
     element: Annotated[str, typer.Option(help="Arithmetic of the result: f32, or int8 by post-training quantisation.")] = "f32",
-    calibrate: Annotated[int, typer.Option(help="int8: training images that decide the ranges of activations.", min=1)] = 512,
+    calibrate: Annotated[int, typer.Option(help="Training images for int8's ranges and for --reconstruct.", min=1)] = 512,
     ranges: Annotated[str, typer.Option("--range", help="int8: how ranges are chosen: minmax, percentile or mse.")] = "mse",
     equalize: Annotated[bool, typer.Option("--equalize", help="int8: equalise weights across layers first (depthwise networks).")] = False,
     keep_float: Annotated[int, typer.Option(help="int8: leave this many of the most sensitive layers in f32.", min=0)] = 0,
@@ -113,7 +117,7 @@ def compress(
 
         jettison compress resnet18 --weights r18.safetensors --data photos/ --method crisp --classes cat,dog --sparsity 0.92 -o r18.jettison
 
-        jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
+        jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 --reconstruct -o r50.jettison
     """
     import torch
 
@@ -140,6 +144,8 @@ def compress(
         weight_decay=weight_decay,
         decay=decay,
         ramp_epochs=ramp_epochs,
+        permute=permute,
+        reconstruct=reconstruct,
         batch=batch,
         bf16=bf16,
         distill=distill,
@@ -303,6 +309,9 @@ def _show(output: Output, result: Compressed, settings: Settings, images: DataSe
         output.say(f"{sparse} of {len(result.report)} layers are {settings.pattern}; dense: {left or 'none'}")
         if settings.method == "crisp":
             _show_blocks(output, result)
+    if result.moved:
+        before, after = (sum(getattr(p, k) for p in result.moved) / len(result.moved) for k in ("kept_before", "kept_after"))
+        output.say(f"channels moved in {len(result.moved)} places: N:M keeps {after:.1%} of the magnitude there, not {before:.1%}")
     if result.kept_float:
         output.say(f"in f32, the most sensitive: {', '.join(result.kept_float)}")
     dense, *_, last = m.timing.rows
@@ -343,6 +352,7 @@ def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) 
         "latency": [asdict(r) for r in m.timing.rows],
         "layers_ms": m.layers_ms,
         "kept_float": result.kept_float,
+        "permuted": [asdict(p) for p in result.moved],
         "layers": [
             {"name": r.name, "format": str(r.format), "density": r.format.density(r.shape), "reason": r.reason} for r in result.report
         ],

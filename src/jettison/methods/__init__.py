@@ -13,6 +13,7 @@ from .mask import keep_mask, nm_mask
 from .maxq import MaxQ
 from .method import Method, Parametrization, straight_through
 from .permute import Permutation, permute_
+from .reconstruct import reconstruct_
 from .select import LayerChoice, Select, choose_layers
 from .sparsifier import SAD, Change, LayerReport, Sparsifier, sparsify_
 from .srste import SRSTE
@@ -47,6 +48,7 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 __all__ = [
     "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "permute_", "sparsify_",
+    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "permute_",
+    "reconstruct_", "sparsify_",
     "straight_through",
 ]  # fmt: skip

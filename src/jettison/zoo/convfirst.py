@@ -8,7 +8,7 @@ traffic, where a depthwise one (ConvNeXt, MobileNet) mostly waits. Late stages h
 7×7 depthwise convolution costs little, and groups of 8 would outweigh the 1×1 layers.
 
 After "On the Efficiency of Convolutional Neural Networks", Lavin 2024, https://arxiv.org/abs/2404.03617. The stages of its
-ConvFirstNet are not published where we could read them; these tables are our own, chosen with `jettison waterline`.
+ConvFirstNet are not published where we could read them; these tables are our own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class ConvFirst(nn.Module):
         self.expand = _norm_conv(c, EXPANSION * c, 1)
         self.act = nn.SiLU()
         self.project = _norm_conv(EXPANSION * c, c, 1)
-        nn.init.zeros_(self.project[1].weight)  # every block begins as an identity
+        norm: nn.BatchNorm2d = self.project[1]  # type: ignore[assignment]
+        nn.init.zeros_(norm.weight)  # every block begins as an identity
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.project(self.act(self.expand(self.conv(x))))
