@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time, limit.",
     "waterline": "Where each millisecond goes: the machine's limits, the network's layers, a report.",
     "probe": "Measure what this machine permits: multiply-adds and bytes a second.",
+    "simulate": "Latency and energy on sparse accelerators, by an analytical model.",
     "export": "Write a file's network as ONNX, float32 or int8 (QDQ).",
     "verify": "Check a file: integrity, patterns, outputs on every instruction set.",
     "inspect": "What is in a file: layers, formats, sizes. Runs nothing.",

@@ -1,0 +1,243 @@
+"""Accuracy on a user's classes at 92% sparsity: CRISP and what each of its ingredients is worth.
+
+    python bench/crisp.py --data-dir DATA                        the whole queue, many core hours
+    python bench/crisp.py --data-dir DATA --network resnet20_cifar --classes 2 --draws 1
+    python bench/crisp.py --data-dir DATA --list                 what is done and what is next
+    python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
+
+Each network is trained dense on all classes first (or fine-tuned from --weights). Then, for every number of classes and every draw
+of classes, all variants start from it with one recipe and equal epochs:
+
+    dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
+    crisp         as published                              magnitude     CRISP whose saliency is |w|
+    blind         CRISP with images of all classes          block         whole blocks alone, dense inside
+    nm            N:M alone, by magnitude (SR-STE)          from          CRISP from the former draw (--from), half of the epochs
+
+Accuracy is that of the last epoch among the chosen classes, on all their test images. The queue lives in files as in
+bench/accuracy.py: it may be killed at any moment and started again, and several processes may work at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import locked, replace_json
+from safetensors.torch import save
+from torch import nn
+
+from jettison import file, personal, zoo
+from jettison.bench.machine import provenance
+from jettison.compression import SALIENCY_BATCHES
+from jettison.formats import NM, Block, Dense, Format
+from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
+from jettison.training import Recipe, evaluate, fit
+from jettison.training.data import DataSet, load, normalise, only_classes, shrink_head, train_batches
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "crisp.json"
+SPARSITY = 0.92
+VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density. classes: how many are chosen."""
+
+    data: str
+    block: int
+    nm: NM
+    classes: tuple[int, ...]
+    dense_epochs: int
+    epochs: int
+
+
+SUBJECTS = {
+    "resnet20_cifar": Subject("cifar10", 16, NM(1, 16), (2, 5), 12, 18),
+    "resnet18": Subject("tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
+    "vgg16_bn": Subject("tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
+    "mobilenetv2_100": Subject("tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, 60),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    network: str
+    count: int
+    draw: int
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.count}-{self.draw}-{self.variant}"
+
+    def chosen(self, classes: int) -> list[int]:
+        """The draw's classes: the first `count` of a permutation, so that 2 are among 5 of the same draw."""
+        return sorted(int(i) for i in np.random.default_rng(self.draw).permutation(classes)[: self.count])
+
+
+def main() -> None:
+    args = arguments()
+    args.state.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    runs = [
+        Run(network, count, draw, variant)
+        for network in args.network
+        for draw in range(args.draws)
+        for count in SUBJECTS[network].classes
+        if args.classes is None or count in args.classes
+        for variant in args.variants
+    ]
+    if args.list:
+        done = finished(args)
+        for run in runs:
+            print(f"{run.name:40}", f"{100 * done[run.name]['accuracy']:.2f}" if run.name in done else "-")
+    elif not args.collect:
+        for wait in (False, True):
+            for run in runs:
+                work_off(run, args, wait)
+    write(args)
+
+
+def work_off(run: Run, args: argparse.Namespace, wait: bool) -> None:
+    if run.name in finished(args):
+        return
+    with locked(args.state / f"{run.name}.lock", wait) as mine:
+        if mine and run.name not in finished(args):
+            train(run, args)
+            write(args)
+
+
+def train(run: Run, args: argparse.Namespace) -> None:
+    """One run; leaves its numbers and, of crisp, its checkpoint for `from`."""
+    subject = SUBJECTS[run.network]
+    data = load(subject.data, args.data_dir)
+    dense = dense_network(run.network, data, args)
+    chosen = run.chosen(len(data.classes))
+    few = only_classes(data, chosen, "keep")
+    model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else subject.epochs // (2 if run.variant == "from" else 1)
+    recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, seed=run.draw, bf16=args.bf16)
+    handle, old = None, None
+    if run.variant == "nm":
+        handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
+    elif not run.variant.startswith("dense"):
+        old = former(run, args) if run.variant == "from" else None
+        if old is not None:
+            model.load_state_dict(personal.resumed(old, chosen))
+        handle = blocks(run, model, subject)
+        prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, old, args)
+    if epochs and (handle is None or run.variant == "nm"):
+        fit(model, few, recipe, handle, checkpoint=args.state / f"{run.name}.pt", resume=True, progress=False)
+    sparsity = handle.sparsity() if handle else 0.0
+    if handle is not None:
+        if run.variant == "crisp":
+            state, masks = personal.trained_state(handle, model)
+            keep = personal.Personal(run.network, list(data.classes), chosen, "keep", "", dense.state_dict(), state, masks)
+            personal.save(keep, args.state / f"{run.name}.jettison-checkpoint")
+        handle.finish()
+    shrink_head(model, chosen, len(data.classes))
+    accuracy = evaluate(model, only_classes(data, chosen, "shrink"))
+    record = {
+        "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
+        "test_images": len(few.test), "sparsity": sparsity, "recipe": asdict(recipe), "threads": args.threads, **provenance(),
+    }  # fmt: skip
+    replace_json(args.state / f"{run.name}.json", record)
+    print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)
+    for part in args.state.glob(f"{run.name}*.pt"):
+        part.unlink()
+
+
+def blocks(run: Run, model: nn.Module, subject: Subject) -> Sparsifier:
+    inner: Format = Dense() if run.variant == "block" else NM(2, 4)
+    method = CRISP(use="magnitude" if run.variant == "magnitude" else "class")
+    return sparsify_(model, Block(subject.block, subject.block, inner), method, remainder="inner" if inner != Dense() else "dense")
+
+
+def prune(
+    run: Run, model: nn.Module, handle: Sparsifier, few: DataSet, seen: DataSet, recipe: Recipe, old: Any, args: argparse.Namespace
+) -> None:
+    """Select and train in turns. seen: the images that saliency is measured on."""
+    hybrid = Hybrid(handle, handle.method, None if old is None else old.masks)  # type: ignore[arg-type]
+    steps = hybrid.schedule(SPARSITY, recipe.epochs) if old is None else [(SPARSITY, recipe.epochs)]
+    for i, (target, epochs) in enumerate(steps):
+        hybrid.select(mean_gradients(handle, model, images(seen, recipe)), target)
+        part = Recipe(**{**asdict(recipe), "epochs": epochs})
+        fit(model, few, part, handle, checkpoint=args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
+
+
+def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    batches = islice(train_batches(data, recipe.batch, recipe.seed, epoch=0, augment=False), SALIENCY_BATCHES)
+    return ((normalise(x, data).contiguous(), y) for x, y in batches)
+
+
+def former(run: Run, args: argparse.Namespace) -> personal.Personal:
+    """The network of the draw before this one, the last one's for the first; made if it is missing."""
+    other = Run(run.network, run.count, (run.draw - 1) % max(args.draws, 2), "crisp")
+    path = args.state / f"{other.name}.jettison-checkpoint"
+    if not path.is_file():
+        with locked(args.state / f"{other.name}.lock", True):
+            if not path.is_file():
+                train(other, args)
+    return personal.load(path)
+
+
+def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.Module:
+    """Trained once on all classes, from --weights if they are this network's."""
+    torch.manual_seed(0)
+    model = zoo.build(network, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
+    weights = args.state / f"{network}.safetensors"
+    with locked(args.state / f"{network}.lock", True):
+        if not weights.is_file():
+            if args.weights is not None:
+                zoo.load_weights(model, args.weights)
+            recipe = Recipe(
+                epochs=args.dense_epochs or SUBJECTS[network].dense_epochs, batch=128, lr=0.05 if args.weights else 0.1, weight_decay=5e-4,
+                bf16=args.bf16,
+            )  # fmt: skip
+            fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
+            file.replace(weights, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    zoo.load_weights(model, weights)
+    return model.eval()
+
+
+def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Name → numbers of every finished run: this machine's and those committed before."""
+    committed = json.loads(args.result.read_text())["crisp"] if args.result.is_file() else []
+    here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
+    return {r["name"]: r for r in (*committed, *here)}
+
+
+def write(args: argparse.Namespace) -> None:
+    runs = sorted(finished(args).values(), key=lambda r: (r["network"], r["count"], r["draw"], VARIANTS.index(r["variant"])))
+    if runs:
+        replace_json(args.result, {"what": __doc__.split("\n")[0], "sparsity": SPARSITY, "crisp": runs})
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data-dir", required=True, help="folder with CIFAR-10 and Tiny-ImageNet")
+    p.add_argument("--network", type=lambda s: s.split(","), default=list(SUBJECTS))
+    p.add_argument("--classes", type=lambda s: [int(x) for x in s.split(",")], help="numbers of classes; default all of the network's")
+    p.add_argument("--variants", type=lambda s: s.split(","), default=list(VARIANTS))
+    p.add_argument("--draws", type=int, default=3)
+    p.add_argument("--weights", type=Path, help="where the dense network starts, with one --network")
+    p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--bf16", action="store_true")
+    p.add_argument("--list", action="store_true")
+    p.add_argument("--collect", action="store_true")
+    p.add_argument("--state", type=Path, default=ROOT / "runs" / "crisp")
+    p.add_argument("--result", type=Path, default=RESULT)
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    main()
