@@ -117,7 +117,7 @@ def compress(
 
         jettison compress resnet18 --weights r18.safetensors --data photos/ --method crisp --classes cat,dog --sparsity 0.92 -o r18.jettison
 
-        jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 --reconstruct -o r50.jettison
+        jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
     """
     import torch
 
