@@ -46,7 +46,7 @@ def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace) ->
     size, c, k, r, v = layer
     graphs = {"dense": network(size, c, k, r, Dense()), "lut": network(size, c, k, r, Lut(v))}
     x = np.random.default_rng(0).standard_normal((1, c, size, size), np.float32)
-    sessions = {name: Session(g, threads=1, isa=args.isa) for name, g in graphs.items()}
+    sessions = {name: Session(g, threads=1, isa=args.isa, fuse=False) for name, g in graphs.items()}
     for name, session in sessions.items():
         np.testing.assert_array_equal(session.run(x), reference.run(graphs[name], x)[0], err_msg=f"{name} {layer}")
     times: dict[str, list[float]] = {name: [] for name in sessions}

@@ -22,6 +22,18 @@ constexpr int kEntries = 16;    // prototypes of a table
 constexpr int kLevels = 4;      // of a tree
 constexpr int kTreeBytes = 64;  // packed thresholds of a codebook: 16 bytes for each level, the first 2^level are used
 
+// Where a tree finds one of its inputs: a plane, and the slot of the tile's first row in it.
+struct Split {
+  int32_t plane, slot;
+};
+
+// Planes of u8, `stride` bytes from one to the next.
+struct PlaneBytes {
+  const uint8_t* first;
+  int64_t stride;
+  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+};
+
 #if defined(JETTISON_AVX512)
 
 constexpr int kRows = 64;
@@ -32,17 +44,17 @@ JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 / 4 * 16 + slot / 16 *
 
 JT_INLINE __m512i table_of(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p)); }
 
-JT_INLINE __m512i leaves(const uint8_t* planes, const int32_t* splits, const uint8_t* tree) {
+JT_INLINE __m512i leaves(const PlaneBytes& planes, const Split* splits, const uint8_t* tree) {
   __m512i code = _mm512_setzero_si512();
   for (int level = 0; level < kLevels; ++level) {
     const __m512i threshold = _mm512_shuffle_epi8(table_of(tree + 16 * level), code);
-    const __mmask64 right = _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(planes + splits[level]), threshold);
+    const __mmask64 right = _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(planes.at(splits[level])), threshold);
     code = _mm512_mask_add_epi8(code, right, code, _mm512_set1_epi8((char)(1 << level)));
   }
   return code;
 }
 
-JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* trees, uint8_t* codes) {
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* trees, uint8_t* codes) {
   __m512i x[4];
   for (int j = 0; j < 4; ++j)
     x[j] = _mm512_or_si512(leaves(planes, splits + j * kLevels, trees + j * kTreeBytes), _mm512_set1_epi8((char)(16 * j)));
@@ -129,11 +141,11 @@ JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 * 2 + slot / 16; }
 
 JT_INLINE __m256i table_of(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
 
-JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* tree, uint8_t* codes) {
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   __m256i code = _mm256_setzero_si256();
   for (int level = 0; level < kLevels; ++level) {
     const __m256i threshold = _mm256_shuffle_epi8(table_of(tree + 16 * level), code);
-    const __m256i x = _mm256_loadu_si256((const __m256i*)(planes + splits[level]));
+    const __m256i x = _mm256_loadu_si256((const __m256i*)planes.at(splits[level]));
     const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(x, threshold), x);
     code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
   }
@@ -194,10 +206,10 @@ constexpr int kEntryOffset = 0;
 
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 
-JT_INLINE void encode(const uint8_t* planes, const int32_t* splits, const uint8_t* tree, uint8_t* codes) {
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   for (int i = 0; i < kRows; ++i) {
     int code = 0;
-    for (int level = 0; level < kLevels; ++level) code |= (planes[splits[level] + i] > tree[16 * level + code]) << level;
+    for (int level = 0; level < kLevels; ++level) code |= (planes.at(splits[level])[i] > tree[16 * level + code]) << level;
     codes[i] = (uint8_t)code;
   }
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jettison import file, quantized, reference
 from jettison.errors import FormatError, GraphError, KernelError, PatternError
 from jettison.formats import Lut, from_json, lut, parse, to_json
+from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.runtime import Session, isas
 from jettison.spec import check, output_shape
@@ -46,8 +47,8 @@ def params(fmt: Lut, shape: Shape, seed: int = 0, extreme: bool = False) -> dict
     }
 
 
-def graph(prototypes: int = 16) -> Graph:
-    """Image (5, 6, 8) → quantize → conv by table look-up → dequantize."""
+def graph(prototypes: int = 16, h: int = 5, w: int = 6) -> Graph:
+    """Image (h, w, 8) → quantize → conv by table look-up → dequantize."""
     fmt, shape = Lut(9, prototypes), (7, 3, 3, 8)
     found = params(fmt, shape)
     constants = {f"w.{name}": found[name] for name in ("splits", "thresholds", "tables")} | {r: found[r] for r in ("bias", "multiplier")}
@@ -59,8 +60,8 @@ def graph(prototypes: int = 16) -> Graph:
         Op("dequantize", "dequantize", ("yq",), ("y",)),
     )
     tensors = (
-        TensorSpec("x", (5, 6, 8)), TensorSpec("xq", (5, 6, 8), "u8", 0.02, 117), TensorSpec("yq", (5, 6, 7), "u8", 0.5, 30),
-        TensorSpec("y", (5, 6, 7)),
+        TensorSpec("x", (h, w, 8)), TensorSpec("xq", (h, w, 8), "u8", 0.02, 117), TensorSpec("yq", (h, w, 7), "u8", 0.5, 30),
+        TensorSpec("y", (h, w, 7)),
     )  # fmt: skip
     return check(Graph(ops, {t.name: t for t in tensors}, ("x",), ("y",), constants, {"x": "nchw", "y": "nchw"}))
 
@@ -170,6 +171,17 @@ def test_a_file_comes_back_and_runs_on_every_instruction_set(tmp_path) -> None:
         assert (layer.format, layer.kernel) == ("lut9", "lut") and layer.cost is not None
         assert layer.cost.macs == 5 * 6 * 7 * 8  # one look-up per codebook
         assert layer.cost.weight_bytes == 8 * 4 * 4 + 8 * 15 + 7 * 8 * 16
+
+
+@pytest.mark.parametrize("band", [1, 3, 17])
+def test_bands_of_a_fused_group_give_the_same_bits(band: int) -> None:
+    """What is packed must not depend on the number of rows: a band has fewer than the image."""
+    g = graph(h=40, w=41)
+    x = np.random.default_rng(0).standard_normal((2, 8, 40, 41)).astype(np.float32)
+    (want,) = reference.run(g, x)
+    for isa in isas():
+        for groups in (False, [schedule(g, g.ops, band, 2)]):
+            np.testing.assert_array_equal(Session(g, threads=2, isa=isa, fuse=groups).run(x), want, err_msg=f"{isa} {groups}")
 
 
 def test_larger_prototype_counts_are_for_the_reference_only() -> None:

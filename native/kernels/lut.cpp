@@ -11,7 +11,7 @@
 //
 //   job:    some tiles of kRows slots of one image × a range of output channels: fill planes, then per tile encode all
 //           codebooks and look up all channels
-//   packed: head | splits: byte offset into the planes int32 [step·kStep][4] | trees [step·kStep][64]
+//   packed: head | steps | splits [step·kStep][4] | trees [step·kStep][64]
 //           | tables [block of kOutputs channels][step][kOutputs][kStep·16]; codebooks past C hold zeros
 #include "../conv_i8.h"
 #include "../vec_lut.h"
@@ -52,7 +52,7 @@ Planes planes_of(const Problem& a) {
   o.phases_x = phases(a.s, a.stride_w, a.dilation_w);
   o.channels = ceil_div(a.c, kBlock) * kBlock;
   o.tiles = ceil_div(o.flat ? o.width : (a.p - 1) * o.pitch + a.q, kRows);
-  o.tiles_per_job = max64(1, min64(kMostTiles, o.tiles / kFewJobs));
+  o.tiles_per_job = a.band ? kMostTiles : max64(1, min64(kMostTiles, o.tiles / kFewJobs));
   o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + reach_x, kRows) * kRows;
   o.stride = (ceil_div(o.slots, 64) | 1) * 64;  // odd, so that the channels of a block do not meet in one cache set
   return o;
@@ -77,7 +77,7 @@ Layout layout(const Problem& a, int64_t count) {
   o.head = head(a, kBlock);
   o.steps = ceil_div(count, kStep);
   o.splits = o.head.bytes + 64;  // the count comes first
-  o.trees = o.splits + align64(o.steps * kStep * kLevels * 4);
+  o.trees = o.splits + align64(o.steps * kStep * kLevels * (int64_t)sizeof(Split));
   o.tables = o.trees + o.steps * kStep * kTreeBytes;
   o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * kStep * kEntries);
   return o;
@@ -91,11 +91,12 @@ bool accepts(const Problem& a, const Constants& c) {
 
 int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, codebooks(c)).bytes; }
 
-int32_t offset_of(const Problem& a, const Planes& p, int32_t split) {
+// The same for every number of rows.
+Split split_of(const Problem& a, const Planes& p, int32_t split) {
   const int64_t channel = split % a.c, tap = split / a.c;
   const int64_t dy = tap / a.s * a.dilation_h, dx = tap % a.s * a.dilation_w;
   const int64_t phase = dy % a.stride_h * p.phases_x + dx % a.stride_w;
-  return (int32_t)((phase * p.channels + channel) * p.stride + dy / a.stride_h * p.pitch + dx / a.stride_w);
+  return {(int32_t)(phase * p.channels + channel), (int32_t)(dy / a.stride_h * p.pitch + dx / a.stride_w)};
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
@@ -112,7 +113,7 @@ void pack(const Problem& a, const Constants& c, void* out) {
   const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
   for (int64_t i = 0; i < count; ++i)
     for (int level = 0; level < kLevels; ++level) {
-      ((int32_t*)(packed + at.splits))[i * kLevels + level] = offset_of(a, p, splits[i * kLevels + level]);
+      ((Split*)(packed + at.splits))[i * kLevels + level] = split_of(a, p, splits[i * kLevels + level]);
       std::memcpy(packed + at.trees + i * kTreeBytes + 16 * level, thresholds + i * 15 + (1 << level) - 1, 1 << level);
     }
   const int8_t* tables = (const int8_t*)c.find("tables");
@@ -157,7 +158,9 @@ Workspace workspace(const Problem& a, const Planes& p, void* memory) {
 
 int64_t workspace_bytes(const Problem& a) { return workspace(a, planes_of(a), nullptr).bytes; }
 
-int64_t channel_parts(const Problem& a, const Planes& p) { return max64(1, min64(ceil_div(kFewJobs, a.n * p.jobs()), a.k / kLeastWidth)); }
+int64_t channel_parts(const Problem& a, const Planes& p) {
+  return a.band ? 1 : max64(1, min64(ceil_div(kFewJobs, a.n * p.jobs()), a.k / kLeastWidth));
+}
 
 int64_t jobs(const Problem& a) {
   const Planes p = planes_of(a);
@@ -274,13 +277,13 @@ void run(const Call& call, int64_t job) {
   const Layout at = layout(a, steps * kStep);
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
-  const int32_t* splits = (const int32_t*)(packed + at.splits);
+  const Split* splits = (const Split*)(packed + at.splits);
   const EpilogueI8 end = epilogue_i8(a);
   fill_planes(a, p, image_i8(call, image), packed, first * kRows, w);
   for (int64_t tile = first; tile < last; ++tile) {
     find_pixels(a, p, tile * kRows, w.pixel);
     for (int64_t i = 0; i < steps; ++i)
-      encode(w.planes + (tile - first) * kRows, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
+      encode({w.planes + (tile - first) * kRows, p.stride}, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
              w.codes + i * kStep * kRows);
     for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
       finish_tile(a, end, block_of(call, at.head, image, o / W, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps}, w);
