@@ -98,11 +98,9 @@ $(ASAN)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pypr
 		-C build-dir=$(ASAN)/native -C cmake.build-type=RelWithDebInfo -C cmake.define.JETTISON_SANITIZE=ON
 	touch $@
 
-NETWORKS ?= resnet50 resnet18 mobilenetv2_100
 .PHONY: bench
 bench: $(VENV)/.test native
-	for network in $(NETWORKS); do \
-		$(BIN)/jettison bench $$network --pattern 2:4,1:4,1:8,1:16 --against all --json bench/results/$$network.json; done
+	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/readme_table.py
 
 .PHONY: docs

@@ -68,7 +68,7 @@ def speed(results: dict[str, dict[str, Any]]) -> str:
 def _circumstances(r: dict[str, Any]) -> str:
     m = r["machine"]
     threads = f"{r['threads']} threads" if r["threads"] != 1 else "1 thread"
-    return f"{m['processor']}, {m['isa'][0]}, {threads}, batch {r['batch']}:"
+    return f"{m['processor']}, {r.get('isa') or m['isa'][0]}, {threads}, batch {r['batch']}:"
 
 
 def _speed_lines(name: str, r: dict[str, Any]) -> Iterable[str]:

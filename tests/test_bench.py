@@ -74,6 +74,15 @@ def test_an_engine_that_cannot_run_is_named_with_the_reason(saved):
     assert "bf16" in result.absent[0].reason or "not installed" in result.absent[0].reason
 
 
+def test_all_engines_can_be_limited_to_an_instruction_set(saved):
+    path, inputs = saved
+    result = compare([entrant(path), entrant(path, "onnxruntime")], inputs, ONE, runs=1, isa="scalar")
+    assert [r.engine for r in result.rows] == ["jettison"]
+    assert "cannot be limited to scalar" in result.absent[0].reason or "not installed" in result.absent[0].reason
+    with pytest.raises(WorkerFailed, match="'mmx' cannot run on this machine"):  # the limit reaches the engine
+        Worker("jettison", "f32", path, inputs, ONE, {"JETTISON_ISA": "mmx"})
+
+
 def test_nothing_to_measure_is_an_error(saved):
     path, inputs = saved
     with pytest.raises(MissingExtra, match="jettison: has no bf16"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jettison import _native, planner, ptq, reference, spec
+from jettison.choice import op_problem
 from jettison.formats import NM, Dense, Format
 from jettison.fusion import Window, groupable, schedule, window
 from jettison.graph import Graph, Op, TensorSpec
@@ -219,7 +220,7 @@ def test_a_band_outside_its_memory_is_refused() -> None:
     graph = BLOCKS["MBConv 3×3"].graph()
     session = Session(graph, fuse=[schedule(graph, graph.ops, 2, 1)])
     packed = [session._choices[op.name].packed for op in graph.ops]
-    problem = session._problem(graph.ops[0], 1)
+    problem = op_problem(graph, graph.ops[0], 1)
     size = graph.tensors[graph.ops[0].outputs[0]].bytes
     for place, workspace in (((True, 0, 0), 64), ((True, -64, 0), 1 << 20), ((False, 1 << 20, 0), 64)):
         group = _native.Group(packed, [problem], [[(0, 0, [(False, 0, 0)], place, 0)]], 1, workspace)

@@ -15,9 +15,11 @@ from jettison import _native, reference
 from jettison.errors import InputError, KernelError
 from jettison.file import save
 from jettison.formats import NM, Block, Dense
+from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.plan import plan
 from jettison.runtime import Session, isas
+from jettison.timings import Timings
 
 ISAS = isas()
 
@@ -67,6 +69,27 @@ def test_tuning_measures_every_candidate() -> None:
     (row,) = [layer for layer in session.layers() if layer.name == "b"]
     times = {c.kernel: c.measured_ms for c in row.candidates}
     assert row.reason == "measured fastest" and times[row.kernel] == min(times.values())
+
+
+def test_times_are_measured_once_on_a_machine(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = Session(graphs.small(NM(2, 4)), tune=True, threads=1).layers()
+    (path,) = (tmp_path / "jettison").iterdir()
+
+    def known(*_: object) -> float:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("jettison.choice.median_ms", known)
+    assert [layer.candidates for layer in Session(graphs.small(NM(2, 4)), tune=True, threads=1).layers()] == [
+        layer.candidates for layer in first
+    ]
+    with pytest.raises(AssertionError, match="measured again"):
+        Session(graphs.small(NM(2, 4)), tune=Timings.load(again=True), threads=1)
+    with pytest.raises(AssertionError, match="measured again"):
+        Session(graphs.small(NM(1, 4)), tune=True, threads=1)
+    path.write_text('{"x": ')  # damaged: as if it were not there
+    with pytest.raises(AssertionError, match="measured again"):
+        Session(graphs.small(NM(2, 4)), tune=True, threads=1)
 
 
 def test_isa_from_the_environment(monkeypatch) -> None:
@@ -181,7 +204,7 @@ def test_plan_never_overlaps_living_tensors() -> None:
         assert layout.arena_bytes <= total
 
 
-def chain_with_skips(rng: np.random.Generator) -> Graph:
+def chain_with_skips(rng: np.random.Generator, shape: tuple[int, ...] = (7, 8)) -> Graph:
     names = ["t0"]
     ops = []
     for i in range(12):
@@ -190,8 +213,45 @@ def chain_with_skips(rng: np.random.Generator) -> Graph:
         out = f"t{i + 1}"
         ops.append(Op(f"op{i}", "add", (a, b), (out,), {"act": "none", "alpha": 0.0}))
         names.append(out)
-    tensors = {t: TensorSpec(t, (7, 8)) for t in names}
+    tensors = {t: TensorSpec(t, shape) for t in names}
     return Graph(ops=tuple(ops), tensors=tensors, inputs=("t0",), outputs=(names[-1],))
+
+
+@pytest.mark.parametrize("tensors", [4, 14])  # that fit into the cache, of 256 bytes each: one image's, two images'
+def test_portions_of_a_batch_give_the_same_bits(tensors: int, monkeypatch) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        graph = chain_with_skips(rng, (8, 8))
+        x = rng.standard_normal((7, 8, 8), np.float32)
+        whole = Session(graph, threads=2).run(x)
+        monkeypatch.setattr("jettison.plan._cache_bytes", lambda: 2 * 256 * tensors)
+        layout = plan(graph, 7, 256)
+        assert 1 <= layout.portion < 7
+        assert layout.head == 12  # no weights: nothing speaks for the whole batch
+        session = Session(graph, threads=2)
+        np.testing.assert_array_equal(session.run(x), whole)
+        assert [t.name for t in session.profile(x, runs=1)] == ["input:t0", *(op.name for op in graph.ops), "output:t12"]
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_network_in_portions_gives_the_same_bits(fuse: bool, monkeypatch) -> None:
+    graph = graphs.small(NM(2, 4))
+    x = images(graph, 9)
+    whole = Session(graph, threads=2).run(x)
+    session = Session(graph, threads=2, fuse=[schedule(graph, graph.ops[:2], 2, 2)] if fuse else False)
+    at_once, cache = session.arena_bytes(9), 2 * 3 * session.arena_bytes(1)
+    monkeypatch.setattr("jettison.plan._cache_bytes", lambda: cache)
+    monkeypatch.setattr("jettison.plan._head", lambda *_: 2)
+    assert session.arena_bytes(9) < at_once
+    np.testing.assert_array_equal(session.run(x), whole)
+    assert [t.name for t in session.profile(x, runs=1)] == ["input:x", "a", "b", "c", "d", "output:yd"]
+
+
+def test_large_weights_see_the_whole_batch() -> None:
+    graph = chain_with_skips(np.random.default_rng(1), (8, 8))
+    heavy = {f"op{i}": 1 << 20 for i in range(6, 12)}
+    assert plan(graph, 64, 256, heavy, 2 * 256 * 14).head == 6
 
 
 def test_reshape_is_free() -> None:

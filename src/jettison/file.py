@@ -71,6 +71,11 @@ def load_meta(path: str | Path) -> dict[str, Any]:
     return _read(Path(path))[0]["meta"]
 
 
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/jettison`, by default `~/.cache/jettison`: what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jettison"
+
+
 def replace(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` atomically: temporary file in the same folder, fsync, rename.
 

@@ -1,32 +1,98 @@
-"""Where every tensor lies in the arena: lifetimes first, then the largest tensors are placed first.
+"""How a batch runs, and where every tensor lies in the arena.
 
-Two tensors may share bytes only if no step needs both. A reshape is the same bytes under another
-shape, so its output shares its input's place and costs nothing.
+The activations of many images do not fit into the cache; those of a few do. So the first steps run portion after
+portion, and only the last ones on the whole batch: their weights are large, and would come once for every portion.
+
+Placing: lifetimes first, then the largest tensors. Two tensors may share bytes only if no step needs both. A reshape is
+the same bytes under another shape, so its output shares its input's place and costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import gcd
 
 from .graph import Graph
 
 ALIGN_BYTES = 64
+CACHE_BYTES = 32 << 20  # of the last level, where the system does not tell
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Byte offset of every tensor of the graph, for one batch size."""
+    """Byte offset of every tensor of the graph, for one batch size.
 
+    The first `head` ops run on `portion` images at a time, the others on the whole batch. image_bytes: of tensors that
+    hold the whole batch, from one image to the next; 0 for those that hold a portion.
+    """
+
+    batch: int
+    head: int
+    portion: int
     places: Mapping[str, int]
+    image_bytes: Mapping[str, int]
     arena_bytes: int
 
+    def portions(self) -> Iterator[tuple[int, int]]:
+        """(first image, images) of every portion; none if there is no head."""
+        for first in range(0, self.batch if self.head else 0, self.portion):
+            yield first, min(self.portion, self.batch - first)
 
-def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
+    def places_at(self, image: int) -> dict[str, int]:
+        """Byte offsets for the portion that begins with `image`."""
+        return {t: place + image * self.image_bytes[t] for t, place in self.places.items()}
+
+
+def plan(graph: Graph, n: int, slack_bytes: int, weight_bytes: Mapping[str, int] | None = None, cache_bytes: int | None = None) -> Plan:
+    """The plan of batch n. weight_bytes: by op. cache_bytes: of the last level; default, what the system says."""
+    at_once = _place(graph, n, 0, n, slack_bytes)
+    cache = (cache_bytes or _cache_bytes()) // 2  # the rest is for weights
+    portion = max(1, cache * n // max(1, at_once.arena_bytes))
+    if portion >= n:
+        return at_once
+    head = _head(graph, n, portion, cache, weight_bytes or {})
+    image_bytes = _place(graph, n, head, portion, slack_bytes).image_bytes
+    steps = [image_bytes[t] for op in graph.ops[:head] for t in (*op.inputs, *op.outputs)]
+    unit = ALIGN_BYTES // gcd(ALIGN_BYTES, *steps)  # images: each portion begins where a kernel may read
+    portion = -(-portion // unit) * unit
+    return _place(graph, n, head, portion, slack_bytes) if head and portion < n else at_once
+
+
+def _cache_bytes() -> int:
+    try:
+        return max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 0) or CACHE_BYTES
+    except (AttributeError, OSError, ValueError):
+        return CACHE_BYTES
+
+
+def _head(graph: Graph, n: int, portion: int, cache: int, weight_bytes: Mapping[str, int]) -> int:
+    """How many ops to run in portions, so that the fewest bytes come from beyond the cache.
+
+    In portions an op's weights come ⌈n / portion⌉ times. On the whole batch they come once, and so do its activations
+    unless they fit.
+    """
+    saved, most, head = 0, 0, 0
+    for i, op in enumerate(graph.ops):
+        activations = n * sum(graph.tensors[t].bytes for t in (*op.inputs, *op.outputs))
+        saved += (activations if activations > cache else 0) - (-(-n // portion) - 1) * weight_bytes.get(op.name, 0)
+        if saved > most:
+            most, head = saved, i + 1
+    return head
+
+
+def _place(graph: Graph, n: int, head: int, portion: int, slack_bytes: int) -> Plan:
     """Greedy by size: each tensor goes to the lowest gap among those already placed that live when it does."""
     root = roots(graph)
     life = _lifetimes(graph, root)
-    need = {t: -(-(n * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
+    whole = {t for t, (born, dies) in life.items() if born < 0 or dies >= head}
+    for t in whole:
+        born, dies = life[t]
+        if born < head:  # every portion reads from it or adds to it
+            life[t] = (-1, max(dies, head - 1))
+    images = {t: n if t in whole else portion for t in life}
+    need = {t: -(-(images[t] * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # (start, end, lifetime)
     places: dict[str, int] = {}
     for t in sorted(life, key=lambda t: (-need[t], life[t])):
@@ -37,7 +103,8 @@ def plan(graph: Graph, n: int, slack_bytes: int) -> Plan:
         places[t] = start
         placed.append((start, start + need[t], life[t]))
     total = max((e for _, e, _ in placed), default=0)
-    return Plan({t: places[r] for t, r in root.items()}, total)
+    image_bytes = {t: graph.tensors[r].bytes if r in whole else 0 for t, r in root.items()}
+    return Plan(n, head, portion, {t: places[r] for t, r in root.items()}, image_bytes, total)
 
 
 def roots(graph: Graph) -> dict[str, str]:

@@ -3,8 +3,8 @@
     session = Session("model.jettison", threads=2)
     scores = session.run(images)          # float32 (n, c, h, w) in, like the PyTorch model
 
-Every layer's kernel is chosen at load, among all that accept it and dense, by modelled cost or
-(`tune=True`) by measurement; `Session.layers` says which and why.
+Every layer's kernel is chosen at load (`jettison.choice`), by modelled cost or (`tune=True`) by measurement;
+`Session.layers` says which and why. A large batch runs in portions that fit into the cache (`jettison.plan`).
 """
 
 from __future__ import annotations
@@ -17,34 +17,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _native, planner
 from .arrays import to_array
-from .bands import make_problem, native_group
+from .bands import native_group
+from .choice import ARENA, INPUT, OUTPUT, WEIGHTED, Candidate, Chooser, median_ms, op_problem, signature
 from .errors import InputError, KernelError
-from .formats import NM, Block, Cost
+from .formats import Cost
 from .fusion import Schedule
-from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem, weight_shape
+from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem
 from .plan import Plan, plan
 from .planner import Fusion, Work
 from .spec import check
 
+if TYPE_CHECKING:
+    from .timings import Timings
+
 _PROGRAMS_KEPT = 4  # batch sizes that stay prepared
-_ARENA, _INPUT, _OUTPUT = 0, 1, 2
-_WEIGHTED = ("conv", "linear")
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One kernel that accepts a layer: modelled cycles of one core, measured time if it was tuned."""
-
-    kernel: str
-    format: str
-    cycles: float
-    measured_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +71,11 @@ class LayerTime:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    kernel: str
-    packed: Any
-    cycles: float
-    reason: str
-    candidates: tuple[Candidate, ...]
+class _Prepared:
+    """A program for one batch size. rows: the row of `profile` that each of its times counts for."""
+
+    program: Any
+    rows: tuple[str, ...]
 
 
 def isas() -> list[str]:
@@ -97,7 +88,8 @@ class Session:
 
     source: path of a `.jettison` file, or a Graph. threads: default, all processors this process may use.
     isa: "avx512", "avx2" or "scalar"; default the environment's JETTISON_ISA, then the best.
-    kernels: {op name: kernel name} overrides. tune: measure the candidates of every layer instead of modelling them.
+    kernels: {op name: kernel name} overrides. tune: measure the candidates of every layer instead of modelling them; True
+    takes what was measured on this machine before, if it was, and `Timings.load(again=True)` does not.
     fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups, as schedules.
 
     Several Python threads may call `run`; calls wait for each other. Errors: FileError, KernelError.
@@ -110,7 +102,7 @@ class Session:
         threads: int | None = None,
         isa: str | None = None,
         kernels: Mapping[str, str] | None = None,
-        tune: bool = False,
+        tune: bool | Timings = False,
         fuse: bool | Sequence[Schedule] = True,
     ) -> None:
         if isinstance(source, Graph):
@@ -123,13 +115,17 @@ class Session:
         self.isa = _choose_isa(isa)
         self._pool = _native.Pool(self.threads)
         self._lock = threading.Lock()
-        self._programs: OrderedDict[int, tuple[Any, int]] = OrderedDict()
+        self._programs: OrderedDict[int, _Prepared] = OrderedDict()
         overrides = dict(kernels or {})
         unknown = sorted(set(overrides) - {op.name for op in self.graph.ops})
         if unknown:
             raise KernelError(f"kernels= names the unknown layer {unknown[0]!r}; `jettison explain` lists the layers")
-        self._choices = {op.name: self._choose(op, overrides.get(op.name), tune) for op in self.graph.ops if op.kind != "reshape"}
-        self._fusion = self._fuse(fuse, tune)
+        timings = _timings(tune)
+        self._chooser = Chooser(self.graph, self.isa, self._pool, timings)
+        self._choices = {op.name: self._chooser.choose(op, overrides.get(op.name)) for op in self.graph.ops if op.kind != "reshape"}
+        self._fusion = self._fuse(fuse, timings)
+        if timings:
+            timings.save()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -151,7 +147,7 @@ class Session:
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""
-        return self._program(batch).workspace_bytes
+        return self._prepared(batch).program.workspace_bytes
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Outputs for a batch: float32 arrays, images as (n, c, h, w). Inputs: NumPy or anything with `__dlpack__`.
@@ -160,21 +156,25 @@ class Session:
         """
         arrays, n = self._accept(inputs)
         outputs = self._empty_outputs(n)
-        self._program(n).run(arrays, outputs)
+        self._prepared(n).program.run(arrays, outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
         """Time of every step: the input's change of layout, each op, the outputs' change of layout."""
         arrays, n = self._accept(inputs)
         outputs = self._empty_outputs(n)
-        program = self._program(n)
-        program.run(arrays, outputs)
-        ms = np.array([program.run(arrays, outputs, profile=True) for _ in range(runs)], np.float64) / 1e6
+        prepared = self._prepared(n)
+        prepared.program.run(arrays, outputs)
+        rows = [("input:" + t, "layout") for t in self.graph.inputs]
+        rows += [(op.name, op.kind) for op in self.graph.ops if op.kind != "reshape"]
+        rows += [("output:" + t, "layout") for t in self.graph.outputs]
+        number = {name: i for i, (name, _) in enumerate(rows)}
+        places = [number[name] for name in prepared.rows]
+        ms = np.zeros((runs, len(rows)))
+        for sums in ms:  # a step that runs on every portion counts for one row
+            np.add.at(sums, places, np.array(prepared.program.run(arrays, outputs, profile=True), np.float64) / 1e6)
         p10, mid, p90 = np.percentile(ms, [10, 50, 90], axis=0)
-        steps = [("input:" + t, "layout") for t in self.graph.inputs]
-        steps += [(op.name, op.kind) for op in self.graph.ops if op.kind != "reshape"]
-        steps += [("output:" + t, "layout") for t in self.graph.outputs]
-        return [LayerTime(name, kind, float(b), float(a), float(c)) for (name, kind), a, b, c in zip(steps, p10, mid, p90)]
+        return [LayerTime(name, kind, float(b), float(a), float(c)) for (name, kind), a, b, c in zip(rows, p10, mid, p90)]
 
     def profile_apart(self, batch: int = 1) -> dict[str, float]:
         """Milliseconds of each op's kernel apart from the network: on random numbers of its own, in turns with the others.
@@ -185,10 +185,10 @@ class Session:
         trials: dict[Any, tuple[Any, list[np.ndarray], list[np.ndarray]]] = {}
         for op in self.graph.ops:
             if op.kind != "reshape":
-                choice, specs = self._choices[op.name], tuple(replace(self.graph.tensors[t], name="") for t in (*op.inputs, *op.outputs))
-                keys[op.name] = key = (op.kind, tuple(op.attrs.items()), op.format, choice.kernel, specs)
+                choice = self._choices[op.name]
+                keys[op.name] = key = (choice.kernel, signature(self.graph, op))
                 if key not in trials:
-                    trials[key] = self._trial(op, self._problem(op, batch), choice.packed, batch)
+                    trials[key] = self._chooser.trial(op, choice.packed, batch)
         times: dict[Any, list[float]] = {key: [] for key in trials}
         start, rounds = time.perf_counter(), 0
         while rounds < 5 or (time.perf_counter() - start < 0.3 and rounds < 200):
@@ -208,7 +208,7 @@ class Session:
         groups = {name: group for group in self.groups for name in group}
         for op in self.graph.ops:
             choice = self._choices.get(op.name)
-            weighted = op.kind in _WEIGHTED
+            weighted = op.kind in WEIGHTED
             size = problem(self.graph, op, batch) if weighted else None
             parts = sum(a.nbytes for a in self.graph.weight_parts(op).values()) if weighted else 0
             rows.append(
@@ -225,97 +225,33 @@ class Session:
         source, target = self.graph.tensors[op.inputs[0]], self.graph.tensors[op.outputs[0]]
         return size.cost(op.format, weight_bytes, DTYPES[source.dtype].itemsize, DTYPES[target.dtype].itemsize)
 
-    # --- choosing kernels
-
-    def _choose(self, op: Op, wanted: str | None, tune: bool) -> _Choice:
-        if len(op.inputs) > _native.MAX_INPUTS:
-            raise KernelError(f"layer {op.name}: {op.kind} of {len(op.inputs)} tensors; split it: {_native.MAX_INPUTS} is the most")
-        size = self._problem(op, 1)
-        found, computed = [], "conv" if op.kind == "linear" else op.kind
-        for name, kind, fmt, isa, dtype in _native.kernels():
-            if isa != self.isa or kind != computed or dtype != self.graph.tensors[op.inputs[0]].dtype:
-                continue
-            constants = self._constants(op, fmt)
-            if constants is None or not _native.accepts(name, isa, size, *constants):
-                continue
-            found.append((name, fmt, constants, _native.cost(name, isa, size, *constants)))
-        if wanted is not None:
-            kept = [f for f in found if f[0] == wanted]
-            if not kept:
-                raise KernelError(f"layer {op.name}: kernel {wanted!r} does not accept it; these do: {', '.join(f[0] for f in found)}")
-            return self._pack(op, size, kept[0], "asked for", found, {})
-        if not found:
-            raise KernelError(
-                f"layer {op.name}: no {self.isa} kernel computes {op.kind} with {len(op.inputs)} inputs; please report the model"
-            )
-        if len(found) == 1:
-            return self._pack(op, size, found[0], "the only kernel for it", found, {})
-        if tune:
-            times = {f[0]: self._measure(op, size, f) for f in found}
-            best = min(found, key=lambda f: times[f[0]])
-            return self._pack(op, size, best, "measured fastest", found, times)
-        best = min(found, key=lambda f: f[3])
-        return self._pack(op, size, best, "lowest modelled cost", found, {})
-
-    def _pack(self, op: Op, size: Any, row: tuple, reason: str, found: list, times: Mapping[str, float]) -> _Choice:
-        name, _, constants, cycles = row
-        candidates = tuple(Candidate(f[0], f[1] or "", f[3], times.get(f[0])) for f in found)
-        return _Choice(name, _native.Packed(name, self.isa, size, *constants), cycles, reason, candidates)
-
-    def _constants(self, op: Op, fmt: str) -> tuple[dict[str, np.ndarray], tuple[int, int]] | None:
-        """Constants by role for a kernel of format `fmt`, and (n, m); None if the op cannot be given in that format."""
-        parts = {role: self.graph.constants[name] for role, name in op.params.items() if not (role == "weight" and op.kind in _WEIGHTED)}
-        if op.kind not in _WEIGHTED:
-            return parts, (0, 0)
-        if fmt == "dense" and op.format.linear:
-            return {**parts, "weight": np.ascontiguousarray(self.graph.weight(op))}, (0, 0)
-        if not op.format.linear:
-            return ({**parts, **self.graph.weight_parts(op)}, (0, 0)) if fmt == op.format.kind else None
-        if isinstance(op.format, NM) and fmt == "nm":
-            encoded = self.graph.weight_parts(op)
-            positions = op.format.positions(encoded, weight_shape(self.graph, op), op.name)
-            return {**parts, "values": encoded["values"], "positions": positions}, (op.format.n, op.format.m)
-        if isinstance(op.format, Block) and fmt == "block":
-            shape, encoded = weight_shape(self.graph, op), self.graph.weight_parts(op)
-            values, positions = op.format.positions(encoded, shape, op.name)
-            columns = op.format.columns(encoded, shape, op.name)
-            return {**parts, "values": values, "positions": positions, "blocks": columns}, op.format.groups
-        return None
-
-    def _measure(self, op: Op, size: Any, row: tuple) -> float:
-        """Median milliseconds of one candidate alone, on random numbers."""
-        return self._median_ms(*self._trial(op, size, _native.Packed(row[0], self.isa, size, *row[2])))
-
-    def _trial(self, op: Op, size: Any, packed: Any, n: int = 1) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
-        """A program of one kernel, n samples of random numbers for it, and room for the result."""
-        rng = np.random.default_rng(0)
-        inputs = [_random(self.graph.tensors[t], rng, n) for t in op.inputs]
-        target = self.graph.tensors[op.outputs[0]]
-        step = (packed, size, [(_INPUT, i) for i in range(len(inputs))], (_OUTPUT, 0))
-        return _native.Program(self._pool, [step], 0), inputs, [np.empty((n, *target.shape), DTYPES[target.dtype])]
-
-    def _median_ms(self, program: Any, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> float:
-        times = []
-        start = time.perf_counter()
-        while len(times) < 5 or (time.perf_counter() - start < 0.02 and len(times) < 200):
-            times.append(sum(program.run(inputs, outputs, profile=True)) / 1e6)
-        return median(times)
-
     # --- groups of ops that run band by band
 
-    def _fuse(self, fuse: bool | Sequence[Schedule], tune: bool) -> Fusion:
+    def _fuse(self, fuse: bool | Sequence[Schedule], timings: Timings | None) -> Fusion:
         if not isinstance(fuse, bool):
             return Fusion(tuple(fuse), {op.name: "fused as asked for" for group in fuse for op in group.ops})
         if not fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
-        return planner.fuse(self.graph, work, planner.machine(self.threads), self._time if tune else None)
+        measured = (lambda steps: timings.ms(self._signature(steps), lambda: self._time(steps))) if timings else None
+        return planner.fuse(self.graph, work, planner.machine(self.threads), measured)
+
+    def _signature(self, steps: Sequence[Op | Schedule]) -> tuple:
+        """All that the time of these steps depends on."""
+        parts = []
+        for s in steps:
+            ops = _ops(s)
+            kernels = tuple(self._choices[op.name].kernel if op.name in self._choices else "" for op in ops)
+            places = {t: i for i, t in enumerate(dict.fromkeys(t for op in ops for t in (*op.inputs, *op.outputs)))}
+            wires = tuple(tuple(places[t] for t in (*op.inputs, *op.outputs)) for op in ops)
+            parts.append((s.band if isinstance(s, Schedule) else 0, kernels, wires, tuple(signature(self.graph, op) for op in ops)))
+        return self.isa, self.threads, tuple(parts)
 
     def _time(self, steps: Sequence[Op | Schedule]) -> float:
         """Median milliseconds of some steps, on zeros."""
         inputs = {t for s in steps for t in s.inputs} - {t for s in steps for t in s.outputs}
         layout = self._layout(1, steps, tuple(inputs), steps[-1].outputs)
-        return self._median_ms(_native.Program(self._pool, [self._step(s, 1, layout.places) for s in steps], layout.arena_bytes), [], [])
+        return median_ms(_native.Program(self._pool, [self._step(s, 1, layout.places) for s in steps], layout.arena_bytes), [], [])
 
     def _steps(self) -> list[Op | Schedule]:
         """What runs, in order: a group in the place of its last op."""
@@ -324,42 +260,52 @@ class Session:
         return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
 
     def _layout(self, n: int, steps: Sequence[Op | Schedule], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Plan:
-        """Places in the arena; results inside a group need none."""
+        """Portions, and places in the arena; results inside a group need none."""
         ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
-        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES)
+        packed = {name: choice.packed.bytes for name, choice in self._choices.items()}
+        weights = {_ops(s)[-1].name: sum(packed.get(op.name, 0) for op in _ops(s)) for s in steps}
+        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES, weights)
 
     # --- preparing a batch size
 
-    def _problem(self, op: Op, n: int) -> Any:
-        shapes = [self.graph.tensors[t].shape for t in (*op.inputs, *op.outputs)]
-        return make_problem(self.graph, op, n, shapes[:-1], shapes[-1], op.attrs)
-
-    def _program(self, n: int) -> Any:
+    def _prepared(self, n: int) -> _Prepared:
         with self._lock:
             if n in self._programs:
                 self._programs.move_to_end(n)
                 return self._programs[n]
-            program = self._prepare(n)
-            self._programs[n] = program
+            found = self._prepare(n)
+            self._programs[n] = found
             if len(self._programs) > _PROGRAMS_KEPT:
                 self._programs.popitem(last=False)
-            return program
+            return found
 
-    def _prepare(self, n: int) -> Any:
-        layout = self._layout(n, self._steps(), self.graph.inputs, self.graph.outputs)
-        steps = []
+    def _prepare(self, n: int) -> _Prepared:
+        todo = self._steps()
+        layout = self._layout(n, todo, self.graph.inputs, self.graph.outputs)
+        steps, rows = [], []
+
+        def add(part: Sequence[Op | Schedule], images: int, places: Mapping[str, int]) -> None:
+            for s in part:
+                if isinstance(s, Schedule) or s.kind != "reshape":
+                    steps.append(self._step(s, images, places))
+                    rows.extend(op.name for op in _ops(s))
+
         for i, t in enumerate(self.graph.inputs):
-            steps.append(self._layout_step(t, n, (_INPUT, i), (_ARENA, layout.places[t]), to_user=False))
-        steps += [self._step(s, n, layout.places) for s in self._steps() if isinstance(s, Schedule) or s.kind != "reshape"]
+            steps.append(self._layout_step(t, n, (INPUT, i), (ARENA, layout.places[t]), to_user=False))
+            rows.append("input:" + t)
+        for image, images in layout.portions():
+            add(todo[: layout.head], images, layout.places_at(image))
+        add(todo[layout.head :], n, layout.places)
         for i, t in enumerate(self.graph.outputs):
-            steps.append(self._layout_step(t, n, (_ARENA, layout.places[t]), (_OUTPUT, i), to_user=True))
-        return _native.Program(self._pool, steps, layout.arena_bytes)
+            steps.append(self._layout_step(t, n, (ARENA, layout.places[t]), (OUTPUT, i), to_user=True))
+            rows.append("output:" + t)
+        return _Prepared(_native.Program(self._pool, steps, layout.arena_bytes), tuple(rows))
 
     def _step(self, step: Op | Schedule, n: int, places: Mapping[str, int]) -> Any:
         if isinstance(step, Schedule):
             return native_group(self.graph, step, n, places, {op.name: self._choices[op.name].packed for op in step.ops})
-        operands = [(_ARENA, places[t]) for t in step.inputs]
-        return self._choices[step.name].packed, self._problem(step, n), operands, (_ARENA, places[step.outputs[0]])
+        operands = [(ARENA, places[t]) for t in step.inputs]
+        return self._choices[step.name].packed, op_problem(self.graph, step, n), operands, (ARENA, places[step.outputs[0]])
 
     def _layout_step(self, tensor: str, n: int, source: tuple[int, int], target: tuple[int, int], *, to_user: bool) -> tuple:
         """(c, h, w) to (h, w, c) or back for images, a plain copy for the rest."""
@@ -398,12 +344,16 @@ class Session:
         return [np.ascontiguousarray(x) for x in arrays], n
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator, n: int) -> np.ndarray:
-    """n samples of noise, followed by the bytes that a kernel may read past its end."""
-    size = n * spec.size
-    room = size + _native.SLACK_BYTES
-    noise = rng.integers(0, 256, room, np.uint8) if spec.dtype == "u8" else rng.standard_normal(room, np.float32)
-    return noise[:size].reshape(n, *spec.shape)
+def _ops(step: Op | Schedule) -> tuple[Op, ...]:
+    return step.ops if isinstance(step, Schedule) else (step,)
+
+
+def _timings(tune: bool | Timings) -> Timings | None:
+    if not isinstance(tune, bool):
+        return tune
+    from .timings import Timings
+
+    return Timings.load() if tune else None
 
 
 def _thread_count(threads: int | None) -> int:

@@ -78,10 +78,12 @@ def compare(
     cpus: Sequence[int],
     runs: int = 60,
     tell: Callable[[str, float], None] = lambda what, done: None,
+    isa: str | None = None,
 ) -> Comparison:
     """Time every entrant `runs` times with one thread per processor in `cpus`.
 
     tell: called with what is being done and the finished share, 0 … 1.
+    isa: limit all to this instruction set; engines that have no such switch are absent.
     Errors: VerificationError (outputs disagree), KernelError (Jettison itself fails),
     MissingExtra (no entrant can run).
     """
@@ -91,7 +93,7 @@ def compare(
         for entrant in entrants:
             tell(f"loading {entrant.engine} ({entrant.pattern})", 0.0)
             try:
-                racing.append((entrant, stack.enter_context(_start(entrant, inputs, cpus))))
+                racing.append((entrant, stack.enter_context(_start(entrant, inputs, cpus, isa))))
             except WorkerFailed as e:
                 absent.append(Absent(entrant.engine, entrant.element, entrant.pattern, str(e)))
         if not racing:
@@ -102,12 +104,13 @@ def compare(
     return Comparison(tuple(_timing(e, t) for (e, _), t in zip(racing, times)), tuple(absent), tuple(errors))
 
 
-def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int]) -> Worker:
-    refusal = ENGINES[entrant.engine].refusal(entrant.element)
+def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], isa: str | None) -> Worker:
+    engine = ENGINES[entrant.engine]
+    refusal = engine.refusal(entrant.element, isa)
     if refusal:
         raise WorkerFailed(refusal)
     try:
-        return Worker(entrant.engine, entrant.element, entrant.graph, inputs, cpus)
+        return Worker(entrant.engine, entrant.element, entrant.graph, inputs, cpus, engine.limits[isa] if isa else {})
     except WorkerFailed as e:
         if entrant.engine != "jettison":
             raise

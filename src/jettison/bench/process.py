@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -33,14 +33,22 @@ class WorkerFailed(Exception):
 class Worker:
     """One engine with one network, loaded and run once: `outputs`. One thread per processor in `cpus`.
 
-    Use as a context. Errors: WorkerFailed.
+    limits: environment that keeps the engine to an instruction set. Use as a context. Errors: WorkerFailed.
     """
 
     outputs: tuple[np.ndarray, ...]
 
-    def __init__(self, engine: str, element: str, graph: Path, inputs: Sequence[np.ndarray], cpus: Sequence[int]) -> None:
+    def __init__(
+        self,
+        engine: str,
+        element: str,
+        graph: Path,
+        inputs: Sequence[np.ndarray],
+        cpus: Sequence[int],
+        limits: Mapping[str, str] | None = None,
+    ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(len(cpus)))}
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(len(cpus))), **(limits or {})}
         with pinned(cpus):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jettison.bench.worker"],

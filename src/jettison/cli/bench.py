@@ -34,6 +34,9 @@ def bench(
     runs: Annotated[int, typer.Option(help="Timed runs of every engine.", min=1)] = 60,
     image_size: Annotated[int | None, typer.Option("--size", help="Height and width for a network by name.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of random weights and inputs.")] = 0,
+    isa: Annotated[
+        str | None, typer.Option(help="Limit all engines to an instruction set, such as avx2; those without such a switch stay out.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Time a network against other engines on this machine.
@@ -49,12 +52,17 @@ def bench(
         jettison bench resnet50 --pattern 1:4 --element int8 --against openvino,onnxruntime --threads 2
 
         jettison bench model.jettison --against all --batch 8 --json result.json
+
+        jettison bench resnet50 --element int8 --against openvino --isa avx2
     """
     from ..bench import compare, processors
     from ..bench.target import networks, random_inputs
+    from ..runtime import isas
 
     output = Output(json)
     formats, engines = _patterns(pattern), _engines(against)
+    if isa is not None and isa not in isas():
+        raise InputError(f"--isa {isa}: this machine has {', '.join(isas())}")
     if element not in ELEMENTS:
         raise InputError(f"element {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
     cpus = processors(threads)
@@ -62,9 +70,9 @@ def bench(
         tell(f"building {target}", 0.0)
         found = networks(target, formats, image_size, seed, element)
         inputs = random_inputs(found[0].graph, batch, seed)
-        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell)
-    _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads")
-    output.save(_json(result, target, batch, len(cpus), inputs))
+        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell, isa)
+    _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads" + (f", {isa}" if isa else ""))
+    output.save(_json(result, target, batch, len(cpus), inputs, isa))
 
 
 def _patterns(text: str) -> list[Format]:
@@ -122,7 +130,7 @@ def _show(output: Output, result: Comparison, title: str) -> None:
         output.say(f"{a.engine} ({a.element}, {a.pattern}) not measured: {a.reason}")
 
 
-def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any) -> dict[str, Any]:
+def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any, isa: str | None) -> dict[str, Any]:
     from ..bench.machine import provenance
 
     return {
@@ -133,5 +141,6 @@ def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any
         "inputs": [list(x.shape) for x in inputs],
         "batch": batch,
         "threads": threads,
+        "isa": isa,
         **provenance(),
     }

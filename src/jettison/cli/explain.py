@@ -25,6 +25,7 @@ def explain(
         str | None, typer.Option(help="What the limits come from: a file of `jettison probe`. Default: a quick probe, now.")
     ] = None,
     tune: Annotated[bool, typer.Option("--tune", help="Choose kernels by measuring them instead of by their modelled cost.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="With --tune: measure even what was measured on this machine before.")] = False,
     json: Json = None,
 ) -> None:
     """Show every layer of a file: format, kernel and why it was chosen, work, bytes, measured time, and how far from the limit.
@@ -48,12 +49,13 @@ def explain(
     from ..bench.process import pinned
     from ..bench.target import random_inputs
     from ..runtime import Session
+    from ..timings import Timings
 
     output = Output(json)
     given = load(machine) if machine else None
     cpus = processors(threads)
     with pinned(cpus):
-        session = Session(file, threads=len(cpus), tune=tune)
+        session = Session(file, threads=len(cpus), tune=Timings.load(again=again) if tune else False)
         limits = only(given, session.isa) if given else this_machine(session.threads, session.isa)
         measured = measure(session, random_inputs(session.graph, batch, seed=0), runs)
     analysis = waterline(works(session.graph, batch, groups=session.groups), limits, session.threads, measured.times_ms, measured.median_ms)

@@ -12,8 +12,8 @@ To add an engine: one file here, one line in `ENGINES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module, util
 
 import numpy as np
@@ -28,24 +28,30 @@ Prepare = Callable[[Graph, tuple[np.ndarray, ...], str, int], Run]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One row. `module` stands in this folder; `packages` are what it imports."""
+    """One row. `module` stands in this folder; `packages` are what it imports.
+
+    limits: by instruction set, the environment that keeps the engine to it; an engine without a row has no such switch.
+    """
 
     module: str
     packages: tuple[str, ...]
     install: str
     elements: tuple[str, ...]
+    limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Packages that are not installed."""
         return tuple(p for p in self.packages if util.find_spec(p) is None)
 
-    def refusal(self, element: str) -> str | None:
-        """Why this engine cannot run `element` here, or None."""
+    def refusal(self, element: str, isa: str | None = None) -> str | None:
+        """Why this engine cannot run `element` here, limited to `isa`; or None."""
         if self.missing:
             return f"{' and '.join(self.missing)} not installed: {self.install}"
         if element not in self.elements:
             return f"has no {element} on this processor; it has {', '.join(self.elements)}"
+        if isa is not None and isa not in self.limits:
+            return f"cannot be limited to {isa}"
         return None
 
     def prepare(self) -> Prepare:
@@ -53,9 +59,14 @@ class Engine:
         return import_module(f".{self.module}", __name__).prepare
 
 
+_ONEDNN = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+_INDUCTOR = {**_ONEDNN, "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
 ENGINES: dict[str, Engine] = {
-    "jettison": Engine("jettison", ("jettison",), "make native", ("f32", "int8")),
-    "inductor": Engine("inductor", ("torch",), "pip install 'jettison[train]'", ("f32", "bf16", "int8")),
+    "jettison": Engine(
+        "jettison", ("jettison",), "make native", ("f32", "int8"), {isa: {"JETTISON_ISA": isa} for isa in ("avx512", "avx2", "scalar")}
+    ),
+    "inductor": Engine("inductor", ("torch",), "pip install 'jettison[train]'", ("f32", "bf16", "int8"), {"avx2": _INDUCTOR}),
     "onnxruntime": Engine("onnxruntime", ("onnxruntime", "onnx"), "pip install 'jettison[bench]'", ("f32", "int8")),
-    "openvino": Engine("openvino", ("openvino", "onnx"), "pip install 'jettison[bench]'", ("f32", "bf16", "int8")),
+    "openvino": Engine("openvino", ("openvino", "onnx"), "pip install 'jettison[bench]'", ("f32", "bf16", "int8"), {"avx2": _ONEDNN}),
 }

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
+from ...file import cache_folder
 from .batches import Batch, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
-from .cache import cache_folder
 from .cifar import read_cifar10, read_cifar100
 from .classes import HEADS, class_indices, only_classes, shrink_head
 from .dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Raw, Split, StoredImages

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/jettison`, by default `~/.cache/jettison`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jettison"
+from ...file import cache_folder
 
 
 def digest(files: Iterable[Path], algorithm: str = "sha256") -> str:

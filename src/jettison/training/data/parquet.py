@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, MissingExtra
-from .cache import atomic, cache_folder, cached_array, digest
+from ...file import cache_folder
+from .cache import atomic, cached_array, digest
 from .dataset import Raw, Split
 
 TRAIN, TEST = ("train",), ("test", "val", "validation")
