@@ -256,6 +256,7 @@ def test_the_planner_weighs_meetings_against_rows_computed_twice() -> None:
     assert graph.ops[0] not in [op for p in planner.choose(graph, heavy, many)[0] for op in p.ops]
     chosen, _ = planner.choose(graph, light, many)
     assert [p.ops for p in chosen] == [graph.ops]
+    assert planner.choose(graph, light, planner.Machine(8, 1 << 20, images=1000))[0] == []  # many images share a meeting
 
 
 def test_weights_that_leave_the_cache_speak_against_a_group() -> None:

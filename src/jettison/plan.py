@@ -49,9 +49,10 @@ def plan(graph: Graph, n: int, slack_bytes: int, weight_bytes: Mapping[str, int]
     """The plan of batch n. weight_bytes: by op. cache_bytes: of the last level; default, what the system says."""
     at_once = _place(graph, n, 0, n, slack_bytes)
     cache = (cache_bytes or _cache_bytes()) // 2  # the rest is for weights
-    portion = max(1, cache * n // max(1, at_once.arena_bytes))
-    if portion >= n:
+    most = max(1, cache * n // max(1, at_once.arena_bytes))
+    if most >= n:
         return at_once
+    portion = -(-n // -(-n // most))  # nearly equal ones
     head = _head(graph, n, portion, cache, weight_bytes or {})
     image_bytes = _place(graph, n, head, portion, slack_bytes).image_bytes
     steps = [image_bytes[t] for op in graph.ops[:head] for t in (*op.inputs, *op.outputs)]

@@ -1,12 +1,13 @@
 """Which ops run as one fused group on this machine, and why.
 
-    one by one   Σ over ops  (cycles + way of the result) / threads + meeting
-    as a group   the slowest thread's Σ over ops  cycles · rows computed / rows + calls · CALL,
-                 + bands · far bytes of the weights / FAR,  + way of the result / threads + meeting
+    one by one   Σ over ops  (cycles + way of the result) / threads + meeting / images
+    as a group   the slowest job's Σ over ops  cycles · rows computed / rows + calls · CALL,
+                 + bands · far bytes of the weights / FAR,  + way of the result / threads + meeting / images
 
 Way of a result: 2 · far bytes / FAR, since it is written and read. Far bytes are those past the second-level caches:
 of a result, what the caches of all threads do not hold; of a group's weights, what one thread's cache does not hold
-beside the rows between the ops. Threads meet after every op, but once per group.
+beside the rows between the ops. Threads meet after every op, but once per group; all is of one image, so many images
+share a meeting.
 
 `choose` splits the ops into groups with the least sum (dynamic programming in running order). It is a model of
 bytes and operations, like the waterline; measuring (`Session(tune=True)`) confirms or drops what it proposes.
@@ -32,24 +33,30 @@ FAR_BYTES_PER_CYCLE = 4.0  # of one core, from past its second-level cache; neig
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """l2_bytes: of one core."""
+    """l2_bytes: of one core. images: between two meetings of the threads."""
 
     threads: int
     l2_bytes: int
     meeting_cycles: float = MEETING_CYCLES
+    images: int = 1
 
     @property
     def buffer_bytes(self) -> int:
         """What the rows between the ops of a group may take of a core's cache: weights and results need the rest."""
         return self.l2_bytes // 3
 
+    @property
+    def jobs(self) -> int:
+        """Shares of an image's rows: none if the threads can share the images."""
+        return 1 if self.images % self.threads == 0 else self.threads
 
-def machine(threads: int) -> Machine:
+
+def machine(threads: int, images: int = 1) -> Machine:
     try:
         found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
     except (ValueError, OSError):
         found = 0
-    return Machine(threads, found if found > 0 else 1 << 20)
+    return Machine(threads, found if found > 0 else 1 << 20, images=images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def fuse(graph: Graph, work: Mapping[str, Work], on: Machine, time: Time | None 
     groups: list[Schedule] = []
     reasons = {op.name: _unfused_reason(graph, op, [*chosen, *declined]) for op in graph.ops if op.name in work}
     for p in chosen:
-        group = schedule(graph, p.ops, p.band, on.threads)
+        group = schedule(graph, p.ops, p.band, on.jobs)
         text, keep = f"{p.ratio:.2f} of the modelled cycles", True
         if time:
             fused, alone = time([group]), time(p.ops)
@@ -143,12 +150,13 @@ def _slices(graph: Graph) -> list[tuple[int, int]]:
 
 
 def unfused_cycles(graph: Graph, op: Op, work: Work, on: Machine) -> float:
-    return (work.cycles + _way(graph, op, on)) / on.threads + on.meeting_cycles
+    """Of an image."""
+    return (work.cycles + _way(graph, op, on)) / on.threads + on.meeting_cycles / on.images
 
 
 def _way(graph: Graph, op: Op, on: Machine) -> float:
     """Cycles of one core to write an op's result and read it again, as far as the caches of all threads do not hold it."""
-    return 2 * max(0, graph.tensors[op.outputs[0]].bytes - on.threads * on.l2_bytes // 2) / FAR_BYTES_PER_CYCLE
+    return 2 * max(0, graph.tensors[op.outputs[0]].bytes - on.threads * on.l2_bytes // 2 // on.images) / FAR_BYTES_PER_CYCLE
 
 
 def _propose(graph: Graph, ops: Sequence[Op], work: Mapping[str, Work], on: Machine) -> Proposal:
@@ -169,15 +177,16 @@ def _buffer_bytes(graph: Graph, rows: Rows, band: int) -> int:
 
 
 def _fused_cycles(rows: Rows, band: int, buffer_bytes: int, work: Mapping[str, Work], on: Machine) -> float:
-    """One share of the rows for each thread; the slowest counts."""
+    """One share of the rows for each job; the slowest counts."""
     weights = sum(work[op.name].weight_bytes for op in rows.ops)
     far = min(weights, max(0, weights + buffer_bytes - on.l2_bytes))
     slowest = 0.0
-    for i in range(min(on.threads, rows.height)):
-        first, last = rows.height * i // on.threads, rows.height * (i + 1) // on.threads
+    jobs = min(on.jobs, rows.height)
+    for i in range(jobs):
+        first, last = rows.height * i // jobs, rows.height * (i + 1) // jobs
         starts = rows.starts(first)
         ends = rows.ends(last, starts)
         bands = -(-(last - first) // band)
         cycles = sum(work[op.name].cycles * (ends[t] - starts[t]) / rows.heights[t] for op in rows.ops for t in op.outputs)
         slowest = max(slowest, cycles + bands * (CALL_CYCLES * len(rows.ops) + far / FAR_BYTES_PER_CYCLE))
-    return slowest + on.meeting_cycles
+    return slowest * on.jobs / on.threads + on.meeting_cycles / on.images

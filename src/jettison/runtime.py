@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -120,12 +121,12 @@ class Session:
         unknown = sorted(set(overrides) - {op.name for op in self.graph.ops})
         if unknown:
             raise KernelError(f"kernels= names the unknown layer {unknown[0]!r}; `jettison explain` lists the layers")
-        timings = _timings(tune)
-        self._chooser = Chooser(self.graph, self.isa, self._pool, timings)
+        self._timings = _timings(tune)
+        self._chooser = Chooser(self.graph, self.isa, self._pool, self._timings)
         self._choices = {op.name: self._chooser.choose(op, overrides.get(op.name)) for op in self.graph.ops if op.kind != "reshape"}
-        self._fusion = self._fuse(fuse, timings)
-        if timings:
-            timings.save()
+        self._fuse = fuse
+        self._fusions: dict[int, Fusion] = {}  # by batch size
+        self._fusion(1)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -143,7 +144,7 @@ class Session:
 
     def arena_bytes(self, batch: int = 1) -> int:
         """Memory of all activations between the steps at this batch size."""
-        return self._layout(batch, self._steps(), self.graph.inputs, self.graph.outputs).arena_bytes
+        return self._layout(batch, self._steps(batch), self.graph.inputs, self.graph.outputs).arena_bytes
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""
@@ -197,15 +198,14 @@ class Session:
             rounds += 1
         return {name: median(times[key]) for name, key in keys.items()}
 
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Ops that run together, band by band."""
-        return tuple(tuple(op.name for op in group.ops) for group in self._fusion.groups)
+    def groups(self, batch: int = 1) -> tuple[tuple[str, ...], ...]:
+        """Ops that run together, band by band, at this batch size."""
+        return tuple(tuple(op.name for op in group.ops) for group in self._fusion(batch).groups)
 
     def layers(self, batch: int = 1) -> list[Layer]:
         """Kernel, reason, candidates and cost of every op, in the order in which they run."""
         rows = []
-        groups = {name: group for group in self.groups for name in group}
+        fusion, groups = self._fusion(batch), {name: group for group in self.groups(batch) for name in group}
         for op in self.graph.ops:
             choice = self._choices.get(op.name)
             weighted = op.kind in WEIGHTED
@@ -216,7 +216,7 @@ class Session:
                     name=op.name, kind=op.kind, format=str(op.format) if weighted else "", isa=self.isa,
                     kernel=choice.kernel if choice else "none", reason=choice.reason if choice else "same bytes, nothing runs",
                     candidates=choice.candidates if choice else (), problem=size, cost=self._cost(op, size, parts) if size else None,
-                    group=groups.get(op.name, ()), fusion=self._fusion.reasons.get(op.name, ""),
+                    group=groups.get(op.name, ()), fusion=fusion.reasons.get(op.name, ""),
                 )
             )  # fmt: skip
         return rows
@@ -227,14 +227,26 @@ class Session:
 
     # --- groups of ops that run band by band
 
-    def _fuse(self, fuse: bool | Sequence[Schedule], timings: Timings | None) -> Fusion:
-        if not isinstance(fuse, bool):
-            return Fusion(tuple(fuse), {op.name: "fused as asked for" for group in fuse for op in group.ops})
-        if not fuse:
+    def _fusion(self, n: int) -> Fusion:
+        """What is fused at batch n: the more images there are between two meetings of the threads, the less speaks for it."""
+        if n not in self._fusions:
+            self._fusions[n] = self._decide(n)
+            if self._timings:
+                self._timings.save()
+        return self._fusions[n]
+
+    def _decide(self, n: int) -> Fusion:
+        if not isinstance(self._fuse, bool):
+            return Fusion(tuple(self._fuse), {op.name: "fused as asked for" for group in self._fuse for op in group.ops})
+        if not self._fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
-        measured = (lambda steps: timings.ms(self._signature(steps), lambda: self._time(steps))) if timings else None
-        return planner.fuse(self.graph, work, planner.machine(self.threads), measured)
+        images = self._layout(n, self.graph.ops, self.graph.inputs, self.graph.outputs).portion
+        time = partial(self._known_time, images) if self._timings else None
+        return planner.fuse(self.graph, work, planner.machine(self.threads, images), time)
+
+    def _known_time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
+        return self._timings.ms((n, *self._signature(steps)), lambda: self._time(n, steps)) if self._timings else self._time(n, steps)
 
     def _signature(self, steps: Sequence[Op | Schedule]) -> tuple:
         """All that the time of these steps depends on."""
@@ -247,16 +259,17 @@ class Session:
             parts.append((s.band if isinstance(s, Schedule) else 0, kernels, wires, tuple(signature(self.graph, op) for op in ops)))
         return self.isa, self.threads, tuple(parts)
 
-    def _time(self, steps: Sequence[Op | Schedule]) -> float:
+    def _time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
         """Median milliseconds of some steps, on zeros."""
         inputs = {t for s in steps for t in s.inputs} - {t for s in steps for t in s.outputs}
-        layout = self._layout(1, steps, tuple(inputs), steps[-1].outputs)
-        return median_ms(_native.Program(self._pool, [self._step(s, 1, layout.places) for s in steps], layout.arena_bytes), [], [])
+        layout = self._layout(n, steps, tuple(inputs), steps[-1].outputs)
+        return median_ms(_native.Program(self._pool, [self._step(s, n, layout.places) for s in steps], layout.arena_bytes), [], [])
 
-    def _steps(self) -> list[Op | Schedule]:
+    def _steps(self, n: int) -> list[Op | Schedule]:
         """What runs, in order: a group in the place of its last op."""
-        last = {group.ops[-1].name: group for group in self._fusion.groups}
-        inside = {op.name for group in self._fusion.groups for op in group.ops}
+        groups = self._fusion(n).groups
+        last = {group.ops[-1].name: group for group in groups}
+        inside = {op.name for group in groups for op in group.ops}
         return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
 
     def _layout(self, n: int, steps: Sequence[Op | Schedule], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Plan:
@@ -280,7 +293,7 @@ class Session:
             return found
 
     def _prepare(self, n: int) -> _Prepared:
-        todo = self._steps()
+        todo = self._steps(n)
         layout = self._layout(n, todo, self.graph.inputs, self.graph.outputs)
         steps, rows = [], []
 

@@ -57,7 +57,7 @@ def measured(
     limits = only(machine, session.isa) if machine else this_machine(threads, session.isa)
     tell("measuring", 0.2)
     found = measure(session, random_inputs(graph, batch, seed=0), runs)
-    counted = works(graph, batch, groups=session.groups)
+    counted = works(graph, batch, groups=session.groups(batch))
     analysis = waterline(counted, limits, threads, found.times_ms, found.median_ms)
     if not changes:
         return Study(analysis, [], tuple(before.complaints()))
@@ -74,7 +74,7 @@ def _changed(
 ) -> dict[str, Any]:
     new, n = changed(graph, change), change.batch or batch
     session = Session(new, threads=threads)
-    counted = changed_works(new, change, batch, groups=session.groups)
+    counted = changed_works(new, change, batch, groups=session.groups(n))
     same = new is graph and n == batch  # only fused: no kernel changes
     times = predicted_ms(baseline, counted, baseline.apart_ms if same else session.profile_apart(n))
     total = sum(times.values()) + baseline.idle_ms

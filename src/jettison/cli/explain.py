@@ -58,7 +58,8 @@ def explain(
         session = Session(file, threads=len(cpus), tune=Timings.load(again=again) if tune else False)
         limits = only(given, session.isa) if given else this_machine(session.threads, session.isa)
         measured = measure(session, random_inputs(session.graph, batch, seed=0), runs)
-    analysis = waterline(works(session.graph, batch, groups=session.groups), limits, session.threads, measured.times_ms, measured.median_ms)
+    todo = works(session.graph, batch, groups=session.groups(batch))
+    analysis = waterline(todo, limits, session.threads, measured.times_ms, measured.median_ms)
     layers = _rows(session.layers(batch), analysis.boxes)
     total = _total(layers, analysis)
     for row in layers:
