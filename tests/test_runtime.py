@@ -17,7 +17,7 @@ from jettison.file import save
 from jettison.formats import NM, Block, Dense
 from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
-from jettison.plan import plan
+from jettison.plan import plan, portion
 from jettison.runtime import Session, isas
 from jettison.timings import Timings
 
@@ -217,7 +217,7 @@ def chain_with_skips(rng: np.random.Generator, shape: tuple[int, ...] = (7, 8)) 
     return Graph(ops=tuple(ops), tensors=tensors, inputs=("t0",), outputs=(names[-1],))
 
 
-@pytest.mark.parametrize("tensors", [4, 14])  # that fit into the cache, of 256 bytes each: one image's, two images'
+@pytest.mark.parametrize("tensors", [4, 14])  # that fit into the cache, of 256 bytes each: one image's, two images'; two threads run two
 def test_portions_of_a_batch_give_the_same_bits(tensors: int, monkeypatch) -> None:
     rng = np.random.default_rng(1)
     for _ in range(10):
@@ -225,8 +225,8 @@ def test_portions_of_a_batch_give_the_same_bits(tensors: int, monkeypatch) -> No
         x = rng.standard_normal((7, 8, 8), np.float32)
         whole = Session(graph, threads=2).run(x)
         monkeypatch.setattr("jettison.plan._cache_bytes", lambda: 2 * 256 * tensors)
-        layout = plan(graph, 7, 256)
-        assert 1 <= layout.portion < 7
+        layout = plan(graph, 7, 256, portion(graph, 7, 2))
+        assert layout.portion == 2
         assert layout.head == 12  # no weights: nothing speaks for the whole batch
         session = Session(graph, threads=2)
         np.testing.assert_array_equal(session.run(x), whole)
@@ -248,10 +248,20 @@ def test_a_network_in_portions_gives_the_same_bits(fuse: bool, monkeypatch) -> N
     assert [t.name for t in session.profile(x, runs=1)] == ["input:x", "a", "b", "c", "d", "output:yd"]
 
 
-def test_large_weights_see_the_whole_batch() -> None:
+def test_portions_are_nearly_equal_and_keep_all_threads_busy(monkeypatch) -> None:
+    graph = chain_with_skips(np.random.default_rng(1), (8, 8))
+    one = plan(graph, 1, 0).arena_bytes
+    for cached, want in ((9, 8), (3, 2), (1, 2), (16, 16), (15, 8)):
+        monkeypatch.setattr("jettison.plan._cache_bytes", lambda cached=cached: 2 * cached * one)
+        assert portion(graph, 16, 2) == want
+    assert portion(graph, 1, 2) == 1
+
+
+def test_large_weights_see_the_whole_batch(monkeypatch) -> None:
     graph = chain_with_skips(np.random.default_rng(1), (8, 8))
     heavy = {f"op{i}": 1 << 20 for i in range(6, 12)}
-    assert plan(graph, 64, 256, heavy, 2 * 256 * 14).head == 6
+    monkeypatch.setattr("jettison.plan._cache_bytes", lambda: 2 * 256 * 14)
+    assert plan(graph, 64, 256, 2, heavy).head == 6
 
 
 def test_reshape_is_free() -> None:

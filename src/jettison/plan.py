@@ -45,20 +45,25 @@ class Plan:
         return {t: place + image * self.image_bytes[t] for t, place in self.places.items()}
 
 
-def plan(graph: Graph, n: int, slack_bytes: int, weight_bytes: Mapping[str, int] | None = None, cache_bytes: int | None = None) -> Plan:
-    """The plan of batch n. weight_bytes: by op. cache_bytes: of the last level; default, what the system says."""
-    at_once = _place(graph, n, 0, n, slack_bytes)
-    cache = (cache_bytes or _cache_bytes()) // 2  # the rest is for weights
-    most = max(1, cache * n // max(1, at_once.arena_bytes))
+def portion(graph: Graph, n: int, threads: int) -> int:
+    """Images of batch n to run at a time: as many as leave half the last cache to weights, and as keep all threads busy."""
+    images = _cache_bytes() // 2 // max(1, _place(graph, 1, 0, 1, 0).arena_bytes)
+    most = max(1, images // threads) * threads
     if most >= n:
-        return at_once
-    portion = -(-n // -(-n // most))  # nearly equal ones
-    head = _head(graph, n, portion, cache, weight_bytes or {})
-    image_bytes = _place(graph, n, head, portion, slack_bytes).image_bytes
+        return n
+    parts = -(-n // most)
+    return -(-n // (parts * threads)) * threads  # nearly equal ones
+
+
+def plan(graph: Graph, n: int, slack_bytes: int, images: int | None = None, weight_bytes: Mapping[str, int] | None = None) -> Plan:
+    """The plan of batch n. images: what `portion` says, default n. weight_bytes: by op."""
+    images = min(n, images or n)
+    head = _head(graph, n, images, weight_bytes or {}) if images < n else 0
+    image_bytes = _place(graph, n, head, images, slack_bytes).image_bytes
     steps = [image_bytes[t] for op in graph.ops[:head] for t in (*op.inputs, *op.outputs)]
     unit = ALIGN_BYTES // gcd(ALIGN_BYTES, *steps)  # images: each portion begins where a kernel may read
-    portion = -(-portion // unit) * unit
-    return _place(graph, n, head, portion, slack_bytes) if head and portion < n else at_once
+    images = -(-images // unit) * unit
+    return _place(graph, n, head, images, slack_bytes) if images < n else _place(graph, n, 0, n, slack_bytes)
 
 
 def _cache_bytes() -> int:
@@ -68,22 +73,23 @@ def _cache_bytes() -> int:
         return CACHE_BYTES
 
 
-def _head(graph: Graph, n: int, portion: int, cache: int, weight_bytes: Mapping[str, int]) -> int:
+def _head(graph: Graph, n: int, images: int, weight_bytes: Mapping[str, int]) -> int:
     """How many ops to run in portions, so that the fewest bytes come from beyond the cache.
 
-    In portions an op's weights come ⌈n / portion⌉ times. On the whole batch they come once, and so do its activations
+    In portions an op's weights come ⌈n / images⌉ times. On the whole batch they come once, and so do its activations
     unless they fit.
     """
+    cache = _cache_bytes() // 2
     saved, most, head = 0, 0, 0
     for i, op in enumerate(graph.ops):
         activations = n * sum(graph.tensors[t].bytes for t in (*op.inputs, *op.outputs))
-        saved += (activations if activations > cache else 0) - (-(-n // portion) - 1) * weight_bytes.get(op.name, 0)
+        saved += (activations if activations > cache else 0) - (-(-n // images) - 1) * weight_bytes.get(op.name, 0)
         if saved > most:
             most, head = saved, i + 1
     return head
 
 
-def _place(graph: Graph, n: int, head: int, portion: int, slack_bytes: int) -> Plan:
+def _place(graph: Graph, n: int, head: int, images: int, slack_bytes: int) -> Plan:
     """Greedy by size: each tensor goes to the lowest gap among those already placed that live when it does."""
     root = roots(graph)
     life = _lifetimes(graph, root)
@@ -92,8 +98,8 @@ def _place(graph: Graph, n: int, head: int, portion: int, slack_bytes: int) -> P
         born, dies = life[t]
         if born < head:  # every portion reads from it or adds to it
             life[t] = (-1, max(dies, head - 1))
-    images = {t: n if t in whole else portion for t in life}
-    need = {t: -(-(images[t] * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
+    count = {t: n if t in whole else images for t in life}
+    need = {t: -(-(count[t] * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # (start, end, lifetime)
     places: dict[str, int] = {}
     for t in sorted(life, key=lambda t: (-need[t], life[t])):
@@ -105,7 +111,7 @@ def _place(graph: Graph, n: int, head: int, portion: int, slack_bytes: int) -> P
         placed.append((start, start + need[t], life[t]))
     total = max((e for _, e, _ in placed), default=0)
     image_bytes = {t: graph.tensors[r].bytes if r in whole else 0 for t, r in root.items()}
-    return Plan(n, head, portion, {t: places[r] for t, r in root.items()}, image_bytes, total)
+    return Plan(n, head, images, {t: places[r] for t, r in root.items()}, image_bytes, total)
 
 
 def roots(graph: Graph) -> dict[str, str]:

@@ -30,12 +30,14 @@ from .errors import InputError, KernelError
 from .formats import Cost
 from .fusion import Schedule
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem
-from .plan import Plan, plan
+from .plan import Plan, plan, portion
 from .planner import Fusion, Work
 from .spec import check
 
 if TYPE_CHECKING:
     from .timings import Timings
+
+Ends = tuple[tuple[str, ...], tuple[str, ...]]  # what comes in, what goes out
 
 _PROGRAMS_KEPT = 4  # batch sizes that stay prepared
 
@@ -144,7 +146,7 @@ class Session:
 
     def arena_bytes(self, batch: int = 1) -> int:
         """Memory of all activations between the steps at this batch size."""
-        return self._layout(batch, self._steps(batch), self.graph.inputs, self.graph.outputs).arena_bytes
+        return self._layout(batch, portion(self.graph, batch, self.threads), self._steps(batch)).arena_bytes
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""
@@ -241,7 +243,7 @@ class Session:
         if not self._fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
-        images = self._layout(n, self.graph.ops, self.graph.inputs, self.graph.outputs).portion
+        images = portion(self.graph, n, self.threads)
         time = partial(self._known_time, images) if self._timings else None
         return planner.fuse(self.graph, work, planner.machine(self.threads, images), time)
 
@@ -262,7 +264,7 @@ class Session:
     def _time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
         """Median milliseconds of some steps, on zeros."""
         inputs = {t for s in steps for t in s.inputs} - {t for s in steps for t in s.outputs}
-        layout = self._layout(n, steps, tuple(inputs), steps[-1].outputs)
+        layout = self._layout(n, n, steps, (tuple(inputs), steps[-1].outputs))
         return median_ms(_native.Program(self._pool, [self._step(s, n, layout.places) for s in steps], layout.arena_bytes), [], [])
 
     def _steps(self, n: int) -> list[Op | Schedule]:
@@ -272,12 +274,15 @@ class Session:
         inside = {op.name for group in groups for op in group.ops}
         return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
 
-    def _layout(self, n: int, steps: Sequence[Op | Schedule], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Plan:
-        """Portions, and places in the arena; results inside a group need none."""
+    def _layout(
+        self, n: int, images: int, steps: Sequence[Op | Schedule], ends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    ) -> Plan:
+        """Portions of `images`, and places in the arena; results inside a group need none. ends: inputs, outputs if not the graph's."""
+        inputs, outputs = ends or (self.graph.inputs, self.graph.outputs)
         ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
         packed = {name: choice.packed.bytes for name, choice in self._choices.items()}
         weights = {_ops(s)[-1].name: sum(packed.get(op.name, 0) for op in _ops(s)) for s in steps}
-        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES, weights)
+        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES, images, weights)
 
     # --- preparing a batch size
 
@@ -294,7 +299,7 @@ class Session:
 
     def _prepare(self, n: int) -> _Prepared:
         todo = self._steps(n)
-        layout = self._layout(n, todo, self.graph.inputs, self.graph.outputs)
+        layout = self._layout(n, portion(self.graph, n, self.threads), todo)
         steps, rows = [], []
 
         def add(part: Sequence[Op | Schedule], images: int, places: Mapping[str, int]) -> None:
