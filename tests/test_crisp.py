@@ -282,7 +282,7 @@ def test_a_network_for_two_classes_from_start_to_file(job, tmp_path) -> None:
     density = sum(np.prod(r.shape) * r.format.density(r.shape) for r in result.report if r.format != Dense())
     total = sum(np.prod(r.shape) for r in result.report if r.format != Dense())
     assert settings.sparsity <= 1 - density / total < settings.sparsity + 0.06
-    file.save(result.sparse, tmp_path / "x.jettison")
+    file.save(result.graphs[settings.pattern], tmp_path / "x.jettison")
     assert {op.format.kind for op in file.load(tmp_path / "x.jettison").ops} == {"dense", "block"}
     session = Session(tmp_path / "x.jettison")
     assert session.outputs[0].shape == (2,)

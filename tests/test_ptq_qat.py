@@ -125,8 +125,8 @@ def test_the_whole_job_with_patterns_and_rounding(tmp_path: Path):
     data = load("digits")
     result = compression.compress(settings, data, tmp_path / "state", progress=False)
     assert list(result.history) == ["dense", "sparse", "qat"] and len(result.history["qat"]) == 1
-    assert result.int8 is not None
-    assert {str(op.format) for op in result.int8.ops if op.element == "i8"} == {"dense", "1:4"}
+    assert list(result.graphs) == ["dense", "1:4", "1:4 int8"]
+    assert {str(op.format) for op in result.graphs["1:4 int8"].ops if op.element == "i8"} == {"dense", "1:4"}
     again = compression.compress(settings, data, tmp_path / "state", resume=True, progress=False)
     assert all(torch.equal(a, again.weights[k]) for k, a in result.weights.items())
 

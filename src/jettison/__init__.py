@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import JettisonError
-from .formats import NM, Block, Dense
+from .formats import NM, Block, Dense, Lut
 
 if TYPE_CHECKING:
     from .methods import ASP, SRSTE, STE, MaxQ, Sparsifier, sparsify_
     from .runtime import Session
 
 __version__ = "0.1.0"
-__all__ = ["ASP", "NM", "SRSTE", "STE", "Block", "Dense", "JettisonError", "MaxQ", "Session", "Sparsifier", "sparsify_"]
+__all__ = ["ASP", "NM", "SRSTE", "STE", "Block", "Dense", "JettisonError", "Lut", "MaxQ", "Session", "Sparsifier", "sparsify_"]
 
 _LAZY = {
     "Session": "runtime",

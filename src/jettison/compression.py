@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_field
 from itertools import islice
@@ -44,6 +45,7 @@ from .methods.select import REMAINDERS
 from .personal import Personal, check_fits, resumed, trained_state
 from .personal import load as load_personal
 from .runtime import Session
+from .tabconv import job
 from .training import Epoch, Recipe, fit
 from .training.data import HEADS, DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
@@ -73,7 +75,9 @@ class Settings:
     classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
     outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
-    Errors: PatternError, ModelError, TrainingError.
+    Method tabconv makes pattern lutV in int8 from `fit_images` training images, of the layers that `criterion` and the budgets
+    leave (`tabconv.priority`); `epochs` then train the tables, guided by the baseline unless `teacher` is another.
+    Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
     """
 
     model: str
@@ -106,6 +110,11 @@ class Settings:
     head: str = "keep"
     sparsity: float | None = None
     start: str | None = None
+    fit_images: int = 2048
+    criterion: str = "cosine"
+    budget_ops: float | None = None
+    budget_accuracy: float | None = None
+    budget_ms: float | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
@@ -115,7 +124,8 @@ class Settings:
             raise QuantizationError("quantisation-aware epochs prepare for int8; write element int8 too")
         if parse(self.pattern) == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
-        if self.make_method().retrain and self.epochs == 0 and self.format != Dense():
+        job.check(self)
+        if self.method != job.METHOD and self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
         self._check_classes()
         if self.start is None and self.weights is None and self.dense_epochs == 0:
@@ -155,29 +165,28 @@ class Settings:
         return make_method(self.method, self.epochs or self.qat_epochs, self.decay, self.ramp_epochs)
 
     def recipe(self, stage: str, epochs: int | None = None) -> Recipe:
-        """Of "dense", "sparse" or "qat" training; epochs: of a part of it."""
-        first, last = stage == "dense", stage == "qat"
+        """Of "dense", "sparse", "qat" or "tables" training; epochs: of a part of it."""
+        first, tables = stage == "dense", stage == "tables"
         return Recipe(
-            epochs={"dense": self.dense_epochs, "sparse": self.epochs, "qat": self.qat_epochs}[stage] if epochs is None else epochs,
+            epochs={"dense": self.dense_epochs, "qat": self.qat_epochs}.get(stage, self.epochs) if epochs is None else epochs,
             batch=self.batch,
-            lr=self.lr * QAT_LR if last else self.lr,
-            weight_decay=DENSE_WEIGHT_DECAY if first else self.weight_decay,
-            distill=self.distill if self.teacher and not first else 0.0,
-            bf16=self.bf16 and not last,  # which would round inputs a second time
+            optimizer="adamw" if tables else "sgd",
+            lr=self.lr * {"qat": QAT_LR, "tables": job.LR}.get(stage, 1.0),
+            weight_decay=DENSE_WEIGHT_DECAY if first else 0.0 if tables else self.weight_decay,
+            distill=self.distill if (self.teacher or tables) and not first else 0.0,
+            bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
             seed=self.seed,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """The networks as graphs; int8: of the sparse one, if asked for. error: largest relative error of dense and sparse
-    against PyTorch on test images. kept_float: layers that int8 leaves in float32. moved: channels that were permuted. data: what
-    they were judged on. personal: what a change of classes starts from, after method crisp.
+    """The networks as graphs, by what they are: "dense" first, the one that was asked for last. error: largest relative error of
+    those in float32 against PyTorch on test images. kept_float: layers that int8 leaves in float32. moved: channels that were
+    permuted. data: what they were judged on. personal: what a change of classes starts from, after method crisp.
     """
 
-    dense: Graph
-    sparse: Graph
-    int8: Graph | None
+    graphs: dict[str, Graph]
     kept_float: list[str]
     report: list[LayerReport]
     moved: list[Permutation]
@@ -189,11 +198,18 @@ class Compressed:
 
 
 def compress(
-    settings: Settings, data: DataSet, folder: Path, resume: bool = False, tell: Tell = lambda stage, epoch: None, progress: bool = True
+    settings: Settings,
+    data: DataSet,
+    folder: Path,
+    resume: bool = False,
+    tell: Tell = lambda stage, epoch: None,
+    progress: bool = True,
+    watch: job.Watch = lambda: nullcontext(lambda what, done: None),
 ) -> Compressed:
     """Do the whole job; everything that can be refused is refused before the first epoch.
 
-    folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse" or "qat".
+    folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse", "qat" or
+    "tables". watch: gives a context with a function of what is being fitted and the finished share.
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
@@ -207,7 +223,8 @@ def compress(
 
     def train(stage: str, net: nn.Module, handle: Sparsifier | None, epochs: int | None = None, part: str = "") -> None:
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
-        guide = None if stage == "dense" else dense if settings.teacher == "dense" else teacher
+        own = settings.teacher == "dense" or (stage == "tables" and teacher is None)
+        guide = None if stage == "dense" else dense if own else teacher
         seen = data if stage == "dense" else mine
         run = (
             fit(net, seen, recipe, handle, guide, path, resume, lambda e: tell(stage + part, e), progress=progress) if recipe.epochs else []
@@ -222,20 +239,35 @@ def compress(
     if settings.head == "shrink":
         for one in (dense, net, *([teacher] if teacher is not None else [])):
             shrink_head(one, chosen, len(data.classes))
+    if settings.method == job.METHOD:
+        graph, error = _exported(dense, {}, settings, mine)
+        int8, kept = _quantized(graph, settings, mine)
+        made, report = job.tables_network(
+            int8, settings, lambda: calibration_images(mine, settings.fit_images, settings.seed), folder, resume, train, watch
+        )
+        graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
+        return Compressed(graphs, kept, report, [], history, {}, error, mine, None)
     moved = _prepared(net, settings, mine)
     state, masks, formats, report = _compressed(net, settings, mine, old, train)
-    shape = (data.channels, data.size, data.size)
-    graphs = [export(n.eval(), shape, f) for n, f in ((dense, {}), (net, formats))]
-    error = max(_error(graph, net, mine) for graph, net in zip(graphs, (dense, net)))
+    (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
+    graphs, kept = {"dense": graph, settings.pattern: sparse}, []
+    if settings.element == "int8":
+        graphs[f"{settings.pattern} int8"], kept = _quantized(sparse, settings, mine)
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
+    known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
+    personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
+    return Compressed(graphs, kept, report, moved, history, weights, max(error, its_error), mine, personal)
+
+
+def _exported(net: nn.Module, formats: dict[str, Format], settings: Settings, data: DataSet) -> tuple[Graph, float]:
+    """The graph and its relative error against PyTorch. Errors: VerificationError."""
+    graph = export(net.eval(), (data.channels, data.size, data.size), formats)
+    error = _error(graph, net, data)
     if error > TOLERANCE:
         raise VerificationError(
             f"{settings.model}: the exported network differs from PyTorch by {error:.2g} of the largest output; please report the model"
         )
-    int8, kept = _quantized(graphs[-1], settings, mine) if settings.element == "int8" else (None, [])
-    weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
-    known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
-    personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
-    return Compressed(graphs[0], graphs[-1], int8, kept, report, moved, history, weights, error, mine, personal)
+    return graph, error
 
 
 def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | None]:
@@ -258,7 +290,7 @@ def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | Non
 
 def _refuse(dense: nn.Module, settings: Settings) -> None:
     """What cannot be done, before any training. Errors: FormatError."""
-    if settings.format == Dense():
+    if settings.format == Dense() or not settings.format.linear:  # what tables need is known when the network is int8
         return
     if settings.method != "crisp":
         choose_layers(dense, settings.format, settings.select, settings.remainder)

@@ -61,6 +61,10 @@ class VerificationError(JettisonError):
     """Two computations of the same network that must agree do not."""
 
 
+class TabConvError(JettisonError):
+    """Tables cannot be fitted (network not int8, too few images, no layer left, a budget that cannot be kept)."""
+
+
 class QuantizationError(JettisonError):
     """A network or calibration images that int8 cannot be made from (no images, weights not finite, unknown layer)."""
 

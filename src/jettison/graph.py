@@ -89,6 +89,11 @@ class Graph:
     layouts: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
 
+    @property
+    def element(self) -> str:
+        """Of its arithmetic: "int8" if any tensor is u8, else "f32"."""
+        return "int8" if any(t.dtype == "u8" for t in self.tensors.values()) else "f32"
+
     def weight_parts(self, op: Op) -> dict[str, np.ndarray]:
         """The encoded parts of `op`'s weight, by part name (Dense: {"weight": …})."""
         base = op.params["weight"]

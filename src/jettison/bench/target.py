@@ -45,7 +45,7 @@ def in_element(graph: Graph, element: str, seed: int) -> Graph:
 
     Errors: InputError when an int8 file is to run in another arithmetic.
     """
-    already = any(t.dtype == "u8" for t in graph.tensors.values())
+    already = graph.element == "int8"
     if already and element != "int8":
         raise InputError(f"the file is int8 and cannot run in {element}; write --element int8")
     if already or element != "int8":

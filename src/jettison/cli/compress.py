@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import DataError
+from ..errors import DataError, PatternError
 from ..formats import Block
+from .picture import draw, pyplot
 from .tables import Json, Output, byte_count, check_writable, interval
 
 if TYPE_CHECKING:
@@ -37,17 +38,18 @@ def compress(
         str | None,
         typer.Option(
             help="N:M keeps N of every M input channels; 32x64/2:4@16% also removes whole blocks; 'dense' with --element int8. "
-            "Default: 1:4, with crisp 32x32/2:4."
+            "Default: 1:4, with crisp 32x32/2:4, with tabconv lut9."
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="How to prune: srste, maxq, crisp, ste or asp. asp with --epochs 0 prunes once and does not retrain.")
+        str,
+        typer.Option(help="How to prune: srste, maxq, crisp, ste, asp (with --epochs 0 once, untrained); tabconv: tables."),
     ] = "srste",
     permute: Annotated[bool, typer.Option("--permute", help="First move channels so that pruning keeps more; free at inference.")] = False,
     reconstruct: Annotated[
         bool, typer.Option("--reconstruct", help="Prune by refitting layer after layer on --calibrate images: for --epochs 0.")
     ] = False,
-    epochs: Annotated[int, typer.Option(help="Epochs of sparse training.", min=0)] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of sparse training, or of training tables.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
     dense_epochs: Annotated[
         int | None, typer.Option(help="Epochs of dense training. Default: none with --weights, else as --epochs.", min=0)
@@ -70,7 +72,10 @@ def compress(
         list[str] | None, typer.Option(help="Also prune these layers (stem, classifier …); * allowed, may be repeated.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave these layers dense; * allowed, may be repeated.")] = None,
-    element: Annotated[str, typer.Option(help="Arithmetic of the result: f32, or int8 by post-training quantisation.")] = "f32",
+    element: Annotated[
+        str | None,
+        typer.Option(help="Arithmetic of the result: f32, or int8 by quantisation. Default: f32, int8 for tabconv."),
+    ] = None,
     calibrate: Annotated[int, typer.Option(help="Training images for int8's ranges and for --reconstruct.", min=1)] = 512,
     ranges: Annotated[str, typer.Option("--range", help="int8: how ranges are chosen: minmax, percentile or mse.")] = "mse",
     equalize: Annotated[bool, typer.Option("--equalize", help="int8: equalise weights across layers first (depthwise networks).")] = False,
@@ -90,6 +95,15 @@ def compress(
         Path | None,
         typer.Option("--from", help="crisp: change the classes of a personalised network; its .jettison-checkpoint.", metavar="FILE"),
     ] = None,
+    fit_images: Annotated[int, typer.Option(help="tabconv: training images that tables are fitted to.", min=1)] = 2048,
+    criterion: Annotated[str, typer.Option(help="tabconv: which layers stay exact first: cosine, top1, top5 or latency.")] = "cosine",
+    budget_ops: Annotated[
+        float | None, typer.Option(help="tabconv: save at least this share of the operations, 0 to 1; the rest of the layers stay exact.")
+    ] = None,
+    budget_accuracy: Annotated[
+        float | None, typer.Option(help="tabconv: before training, change at most this many percent of the answers.")
+    ] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="tabconv: take at most this long for one image, milliseconds.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of training and timing. Default: every core.")] = None,
@@ -117,6 +131,8 @@ def compress(
 
         jettison compress resnet18 --weights r18.safetensors --data photos/ --method crisp --classes cat,dog --sparsity 0.92 -o r18.jettison
 
+        jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --method tabconv --epochs 10 -o r20.jettison
+
         jettison compress timm:resnet50 --weights r50.safetensors --data imagenet/ --method asp --epochs 0 -o r50.jettison
     """
     import torch
@@ -124,17 +140,20 @@ def compress(
     from ..bench import processors
     from ..compression import CRISP_PATTERN, Settings
     from ..compression import compress as run
+    from ..tabconv import job
     from ..training.data import load
 
     output = Output(json)
     for path in (out, save_weights, plot):
         if path is not None:
             check_writable(path)
+    if save_weights is not None and method == job.METHOD:
+        raise PatternError("--save-weights: tables are no PyTorch weights; the .jettison file holds everything")
     if plot is not None:
-        _pyplot()  # to miss matplotlib now, not after hours of training
+        pyplot()  # to miss matplotlib now, not after hours of training
     settings = Settings(
         model=model,
-        pattern=pattern or (CRISP_PATTERN if method == "crisp" else "1:4"),
+        pattern=pattern or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
         method=method,
         weights=str(weights) if weights else None,
         teacher=teacher,
@@ -153,7 +172,7 @@ def compress(
         exclude=tuple(exclude or ()),
         remainder=remainder,
         seed=seed,
-        element=element,
+        element=element or ("int8" if method == job.METHOD else "f32"),
         calibrate=calibrate,
         ranges=ranges,
         equalize=equalize,
@@ -163,13 +182,18 @@ def compress(
         head=head,
         sparsity=sparsity,
         start=str(start) if start else None,
+        fit_images=fit_images,
+        criterion=criterion,
+        budget_ops=budget_ops,
+        budget_accuracy=budget_accuracy,
+        budget_ms=budget_ms,
     )
     cpus = processors(threads)
     torch.set_num_threads(len(cpus))
     images = load(data, data_dir, size)
     folder = checkpoints or Path(f"{out}.checkpoints")
     try:
-        result = run(settings, images, folder, resume, lambda stage, epoch: _say_epoch(output, stage, epoch), output.live)
+        result = run(settings, images, folder, resume, lambda stage, epoch: _say_epoch(output, stage, epoch), output.live, output.progress)
     except KeyboardInterrupt:
         output.say(f"interrupted; the same command with --resume continues from {folder}")
         raise
@@ -180,7 +204,7 @@ def compress(
     if save_weights is not None:
         _save_weights(result.weights, save_weights)
     if plot is not None:
-        _draw(plot, measured)
+        draw(plot, measured.layers_ms)
     _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
     output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
 
@@ -225,18 +249,12 @@ def _say_epoch(output: Output, stage: str, epoch: Epoch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All networks on this machine, by `_graphs`' names. layers_ms: by layer, slowest first."""
+    """All networks on this machine, by the names in `Compressed.graphs`. layers_ms: by layer, slowest first."""
 
     accuracy: dict[str, float]
     file_bytes: dict[str, int]
     timing: Comparison
     layers_ms: dict[str, dict[str, float]]
-
-
-def _graphs(result: Compressed, settings: Settings) -> dict[str, Graph]:
-    """ "dense", the pattern, "pattern int8"; the last is the one to write."""
-    graphs = {DENSE: result.dense, settings.pattern: result.sparse}
-    return graphs if result.int8 is None else {**graphs, f"{settings.pattern} int8": result.int8}
 
 
 def _measure(
@@ -249,16 +267,16 @@ def _measure(
     from ..runtime import Session
     from .eval import session_score
 
-    graphs = _graphs(result, settings)
+    graphs = result.graphs
     written = list(graphs)[-1]
     with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-compress-") as folder:
         accuracy = {k: session_score(Session(g, threads=len(cpus)), images, EVAL_BATCH, tell).accuracy for k, g in graphs.items()}
         paths = {label: out if label == written else Path(folder) / f"{i}.jettison" for i, label in enumerate(graphs)}
         for label, path in paths.items():
             file.save(graphs[label], path, _meta(settings, images, accuracy, result.kept_float) if path == out else None)
-        elements = {label: "int8" if graph is result.int8 else "f32" for label, graph in graphs.items()}
+        elements = {label: graph.element for label, graph in graphs.items()}
         entrants = [Entrant("jettison", elements[label], label, path, label) for label, path in paths.items()]
-        timing = compare(entrants, random_inputs(result.dense, batch, settings.seed), cpus, runs, tell)
+        timing = compare(entrants, random_inputs(graphs[DENSE], batch, settings.seed), cpus, runs, tell)
         sizes = {label: path.stat().st_size for label, path in paths.items()}
     return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
 
@@ -368,37 +386,3 @@ def _save_weights(weights: dict[str, Any], path: Path) -> None:
     from ..file import replace
 
     replace(path, save(weights))
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _draw(path: Path, m: Measured) -> None:
-    """Bars of every layer's time in all networks, as PNG."""
-    import io
-
-    from ..file import replace
-
-    pyplot = _pyplot()
-    names = list(m.layers_ms)
-    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.28 * len(names)))
-    height = 0.8 / len(m.accuracy)
-    for i, (label, colour) in enumerate(zip(m.accuracy, ("0.7", "tab:blue", "tab:green"))):
-        axes.barh(
-            [row + height * i for row in range(len(names))], [m.layers_ms[name][label] for name in names], height, label=label, color=colour
-        )
-    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("median time per layer, ms")
-    axes.legend()
-    figure.tight_layout()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    pyplot.close(figure)
-    replace(path, png.getvalue())

@@ -13,6 +13,7 @@ from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
     from ..analysis import Box, Waterline
+    from ..graph import Graph
     from ..runtime import Layer
 
 
@@ -65,10 +66,16 @@ def explain(
     for row in layers:
         row["share"] = row["median_ms"] / total["median_ms"] if total["median_ms"] else 0.0
     hints = advice(analysis)
+    look_up = _look_up(session.graph)
+    for row in layers:
+        if row["name"] in look_up:
+            row["look_up"] = look_up[row["name"]]
     _show(output, layers, total, f"{file}: {session.isa}, batch {batch}, {session.threads} threads, {runs} runs")
+    _show_look_up(output, look_up)
     for line in (*(f"{name}: {text}" for name, text in hints.items()), *analysis.warnings()):
         output.say(line)
     data = {"layers": layers, "total": total, "advice": hints, "warnings": analysis.warnings(), "limits": limits.source}
+    data |= {"look_up": look_up.get("")} if look_up else {}
     data |= {"isa": session.isa, "batch": batch, "threads": session.threads, "runs": runs, "file": str(file)}
     output.save({**data, **provenance()})
 
@@ -101,6 +108,38 @@ def _row(layer: Layer | None, box: Box | None) -> dict[str, Any]:
         "limited_by": box.bound_by("cached") if box else "",
         "share_of_limit": box.share_of_limit("cached") if box else None,
     }
+
+
+def _look_up(graph: Graph) -> dict[str, dict[str, Any]]:
+    """For a network with tables: what each of them saves, by layer, and under "" the whole network. Of one image."""
+    from ..formats import Lut
+    from ..tabconv import layer_operations, operations
+
+    rows = {op.name: layer_operations(graph, op) for op in graph.ops if isinstance(op.format, Lut)}
+    whole = {"": operations(graph)} if rows else {}
+    return {
+        name: {
+            "operations_exact": o.exact, "operations_paper": o.paper, "operations_kernel": o.kernel, "storage_bytes": o.storage_bytes,
+            "saved_paper": o.saved_paper, "saved_kernel": o.saved_kernel,
+        }
+        for name, o in {**rows, **whole}.items()
+    }  # fmt: skip
+
+
+def _show_look_up(output: Output, look_up: dict[str, dict[str, Any]]) -> None:
+    if not look_up:
+        return
+    rows: list[Any] = [
+        (
+            name or "network", units(o["operations_exact"]), units(o["operations_paper"]), f"{o['saved_paper']:.1%}",
+            units(o["operations_kernel"]), f"{o['saved_kernel']:.1%}", byte_count(o["storage_bytes"]),
+        )
+        for name, o in look_up.items()
+    ]  # fmt: skip
+    columns = ("layer", ">exact", ">paper's count", ">saved", ">kernel's count", ">saved", ">storage")
+    note = "network: all conv and linear layers; a multiply-add, a comparison and an added table entry are one operation each"
+    rows.insert(-1, None)
+    output.table("Table look-up: operations of one image", columns, rows, note)
 
 
 def _total(layers: list[dict[str, Any]], analysis: Waterline) -> dict[str, Any]:

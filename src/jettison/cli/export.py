@@ -38,7 +38,7 @@ def export(
     model = onnx_model(graph, batch)
     library.checker.check_model(model)
     replace(onnx, model.SerializeToString())
-    int8 = any(t.dtype == "u8" for t in graph.tensors.values())
+    int8 = graph.element == "int8"
     size = onnx.stat().st_size
     output.say(f"{onnx}: {'int8 (QDQ)' if int8 else 'float32'}, batch {batch}, {len(model.graph.node)} nodes, {byte_count(size)}")
     output.save({"file": str(file), "onnx": str(onnx), "element": "int8" if int8 else "f32", "batch": batch, "onnx_bytes": size})

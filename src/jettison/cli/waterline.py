@@ -87,7 +87,7 @@ def waterline(
         else:
             study = limits_only(graph, limits, threads, batch, ELEMENTS[element] if element else None, changes)
     analysis = study.analysis
-    about = {"network": target, "element": element or _element(graph), "pattern": pattern, "batch": batch, "threads": analysis.threads}
+    about = {"network": target, "element": element or graph.element, "pattern": pattern, "batch": batch, "threads": analysis.threads}
     about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if timed else "none"}
     data = {**summary(analysis), "about": about, "what_if": study.what_if, **provenance()}
     data["warnings"] += study.warnings
@@ -120,10 +120,6 @@ def _graph(target: str, pattern: str, image_size: int | None, element: str | Non
 
         return load(target)
     return networks(target, [parse(pattern)], image_size, seed=0, element=element or "f32")[-1].graph
-
-
-def _element(graph: Graph) -> str:
-    return "int8" if any(t.dtype == "u8" for t in graph.tensors.values()) else "f32"
 
 
 def _write(out: Path, data: Mapping[str, Any]) -> None:

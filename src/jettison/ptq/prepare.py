@@ -37,7 +37,7 @@ def prepare(graph: Graph, keep_float: Collection[str] = ()) -> Graph:
 
 
 def _refuse(graph: Graph, keep_float: Collection[str]) -> None:
-    if any(t.dtype == "u8" for t in graph.tensors.values()):
+    if graph.element == "int8":
         raise QuantizationError("this network is int8 already; quantise the float32 one that it was made from")
     unknown = sorted(set(keep_float) - {op.name for op in graph.ops})
     if unknown:

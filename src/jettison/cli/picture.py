@@ -1,0 +1,44 @@
+"""The picture of `jettison compress --plot`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..file import replace
+
+COLOURS = ("0.7", "tab:blue", "tab:green")
+
+
+def pyplot() -> Any:
+    """matplotlib's, drawing to files."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def draw(path: Path, layers_ms: Mapping[str, Mapping[str, float]]) -> None:
+    """Bars of every layer's time in all networks, as PNG. layers_ms: by layer and network."""
+    plt = pyplot()
+    names = list(layers_ms)
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names)))
+    networks = list(layers_ms[names[0]]) if names else []
+    height = 0.8 / max(len(networks), 1)
+    for i, (label, colour) in enumerate(zip(networks, COLOURS)):
+        axes.barh(
+            [row + height * i for row in range(len(names))], [layers_ms[name][label] for name in names], height, label=label, color=colour
+        )
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("median time per layer, ms")
+    axes.legend()
+    figure.tight_layout()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    plt.close(figure)
+    replace(path, png.getvalue())

@@ -1,0 +1,244 @@
+"""Fitting table look-up to a trained int8 network, layer after layer, on unlabelled images. Needs no PyTorch.
+
+For each chosen layer, in the order in which they run: its inputs in the network approximated so far, and what the exact
+network gives at the same places of the same images → trees (`tree`) → tables (`tables`) → the layer is replaced.
+
+Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III; trees and refinement: `tree`, `tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import spec
+from ..errors import TabConvError
+from ..formats import Dense, Lut, lut
+from ..graph import Graph, Op, TensorSpec, problem, weight_shape
+from ..ptq.calibrate import whole
+from ..quantized import im2col
+from ..runtime import Session
+from . import tables
+from .tree import grow, subspaces
+
+ROWS = 32768  # of the im2col matrix that a layer is fitted to
+TREE_ROWS = 8192  # of them for growing trees, which takes longest
+ROW_BYTES = 256 << 20  # or as many as fit here
+BATCH = 32
+LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
+IMAGE_CHANNELS = 4
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """One conv or linear layer: made a table (`reason` empty), or left exact and why.
+
+    error: Σ(y − ŷ)² / Σ(y − ȳ)² of its sums on the rows it was fitted to. padded: inputs that the last codebook lacks.
+    """
+
+    name: str
+    reason: str
+    error: float | None = None
+    padded: int = 0
+
+
+def choose(graph: Graph, fmt: Lut, exact: Collection[str] = (), include: Collection[str] = ()) -> dict[str, str]:
+    """Every conv and linear layer in order → "" if it may become a table, else why not.
+
+    exact: names that stay; include: names that are tabulated although stem or classifier. Errors: TabConvError (unknown names).
+    """
+    layers = [op for op in graph.ops if op.kind in spec.WEIGHTED]
+    unknown = sorted({*exact, *include} - {op.name for op in layers})
+    if unknown:
+        raise TabConvError(f"there is no conv or linear layer {unknown[0]!r}; the layers are {', '.join(op.name for op in layers)}")
+    return {op.name: _why_exact(graph, op, fmt, exact, op.name in include, op is layers[-1]) for op in layers}
+
+
+def _why_exact(graph: Graph, op: Op, fmt: Lut, exact: Collection[str], included: bool, last: bool) -> str:
+    size = problem(graph, op)
+    if op.name in exact:
+        return "asked for"
+    if op.element != "i8" or op.format != Dense():
+        return f"not dense int8 but {op.format} {op.element}"
+    if size.groups != 1:
+        return "grouped"
+    if included:
+        return ""
+    if last:
+        return "final classifier"
+    if size.c <= IMAGE_CHANNELS:
+        return "stem"
+    if size.p * size.q < LEAST_PIXELS_WORTH:
+        return f"too small to gain: {size.p * size.q} pixels"
+    if size.c * size.r * size.s < 2 * fmt.v:
+        return f"too small to gain: {size.c * size.r * size.s} inputs for codebooks of {fmt.v}"
+    return ""
+
+
+def fit(
+    graph: Graph,
+    images: Any,
+    fmt: Lut,
+    exact: Collection[str] = (),
+    include: Collection[str] = (),
+    rows: int = ROWS,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress = lambda what, done: None,
+) -> tuple[Graph, list[LayerFit]]:
+    """The network with every layer that `choose` allows replaced by tables, and what became of each layer.
+
+    graph: int8, from `ptq.quantize`; it is not changed. images: as the network is fed, float32 (n, c, h, w), a few thousand.
+    rows: of the im2col matrix per layer. Errors: TabConvError (network not int8, no layer left, too few images), InputError.
+    """
+    arrays = whole(graph, images)
+    chosen = choose(graph, fmt, exact, include)
+    todo = [op for op in graph.ops if chosen.get(op.name) == ""]
+    if not todo:
+        why = "; ".join(f"{name}: {reason}" for name, reason in chosen.items())
+        raise TabConvError(f"no layer is left to make {fmt}: {why}")
+    for op in todo:
+        _need_images(graph, op, fmt, len(arrays[0]))
+    made, fits = graph, {name: LayerFit(name, reason) for name, reason in chosen.items()}
+    for i, op in enumerate(todo):
+        tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
+        made, fits[op.name] = _fit_layer(graph, made, op, fmt, arrays, rows, seed + i, threads, tell)
+    return spec.check(made), list(fits.values())
+
+
+def _part(progress: Progress, what: str, start: float, share: float) -> Callable[[float], None]:
+    return lambda done: progress(what, start + share * done)
+
+
+def _need_images(graph: Graph, op: Op, fmt: Lut, images: int) -> None:
+    """Each image gives p·q rows; a table entry that no row speaks for cannot be fitted."""
+    size = problem(graph, op)
+    unknowns = fmt.codebooks(weight_shape(graph, op)) * fmt.prototypes
+    need = -(-unknowns // (size.p * size.q))
+    if images < need:
+        raise TabConvError(
+            f"layer {op.name}: {unknowns} prototypes of {fmt} need at least {need} calibration images "
+            f"({size.p * size.q} rows each), got {images}; give more images, a larger v, or leave the layer exact"
+        )
+
+
+def _fit_layer(
+    graph: Graph, made: Graph, op: Op, fmt: Lut, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int | None,
+    tell: Callable[[float], None],
+) -> tuple[Graph, LayerFit]:  # fmt: skip
+    shape = weight_shape(graph, op)
+    depth = int(np.prod(shape[1:]))
+    x, wanted = samples(graph, made, op, images, min(rows, ROW_BYTES // (depth + 4 * shape[0])), seed, threads, lambda d: tell(d / 2))
+    units = _units(graph, op)
+    weight = graph.weight(op).reshape(shape[0], depth) * units[:, None]
+    trees = grow(x[:TREE_ROWS], weight.reshape(shape), fmt, lambda d: tell(0.5 + d / 3))
+    code = lut.codes(x, trees.splits, trees.thresholds)
+    start = tables.prototypes_times(x, code, fmt.prototypes, subspaces(shape, fmt.v), weight)
+    found, constant = tables.refine(code, fmt.prototypes, wanted, start)
+    bias = graph.constants[op.params["bias"]] + _zero(graph, op) * graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
+    whole_numbers = tables.integers(found, constant + bias * units)
+    got = lut.look_up(code, whole_numbers.tables) * whole_numbers.scale + (whole_numbers.bias * whole_numbers.scale - bias * units)
+    error = float(((got - wanted) ** 2).sum() / max(float(((wanted - wanted.mean(axis=0)) ** 2).sum()), 1e-30))
+    tell(1.0)
+    parts = {"splits": trees.splits, "thresholds": trees.thresholds, "tables": whole_numbers.tables}
+    return tabulated(made, op, fmt, parts, whole_numbers), LayerFit(op.name, "", error, -depth % fmt.v)
+
+
+def _zero(graph: Graph, op: Op) -> int:
+    return graph.tensors[op.inputs[0]].zero
+
+
+def _units(graph: Graph, op: Op) -> np.ndarray:
+    """(k,): a sum of integer products times this is the real number."""
+    y = graph.tensors[op.outputs[0]]
+    return graph.constants[op.params["multiplier"]].astype(np.float64) * (y.scale if y.dtype == "u8" else 1.0)
+
+
+def tabulated(graph: Graph, op: Op, fmt: Lut, parts: dict[str, np.ndarray], n: tables.Integers) -> Graph:
+    """`graph` with `op` looking up `parts`."""
+    y = graph.tensors[op.outputs[0]]
+    base = op.params["weight"]
+    constants = {name: a for name, a in graph.constants.items() if name != base and not name.startswith(f"{base}.")}
+    constants |= {f"{base}.{part}": np.ascontiguousarray(array) for part, array in parts.items()}
+    constants[op.params["bias"]] = n.bias
+    constants[op.params["multiplier"]] = (n.scale / (y.scale if y.dtype == "u8" else 1.0)).astype(np.float32)
+    ops = tuple(replace(o, format=fmt) if o.name == op.name else o for o in graph.ops)
+    return replace(graph, ops=ops, constants=constants)
+
+
+def samples(
+    graph: Graph, made: Graph, op: Op, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int | None,
+    tell: Callable[[float], None],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(x u8 (n, D), y float32 (n, k)): inputs of `op` in `made` and its sums in `graph`, without bias, at equal places.
+
+    Places are drawn by lot, as many from each image; images are streamed.
+    """
+    spot = np.random.default_rng(seed)
+    inner, outer = _observer(made, op, sums=False, threads=threads), _observer(graph, op, sums=True, threads=threads)
+    size, source = problem(graph, op), graph.tensors[op.inputs[0]]
+    each = max(1, min(size.p * size.q, rows // len(images[0])))
+    used = images if each * len(images[0]) <= rows else tuple(a[:rows] for a in images)
+    xs, ys = [], []
+    for at, batch in _batches(used):
+        q = np.rint(_stored(inner, batch) / np.float32(source.scale)).astype(np.int64) + source.zero
+        x = q.astype(np.uint8)
+        x = im2col(x, source, op.attrs) if "kernel" in op.attrs else x
+        y = _stored(outer, batch)
+        x, y = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
+        for one, two in zip(x, y):
+            places = spot.choice(len(one), each, replace=False)
+            xs.append(one[places])
+            ys.append(two[places])
+        tell(at)
+    mixed = spot.permutation(sum(map(len, xs)))
+    return np.concatenate(xs)[mixed], np.concatenate(ys)[mixed]
+
+
+def _batches(images: tuple[np.ndarray, ...]) -> Iterator[tuple[float, tuple[np.ndarray, ...]]]:
+    count = len(images[0])
+    for i in range(0, count, BATCH):
+        yield min(1.0, (i + BATCH) / count), tuple(a[i : i + BATCH] for a in images)
+
+
+def _stored(session: Session, images: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The one output, in storage order."""
+    return np.asarray(session.run(*images))
+
+
+def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Session:
+    """A session of what `op` needs only: it gives op's input in float32, or its sums without bias, residual and clamp."""
+    ops = [o for o in graph.ops if o.outputs[0] in _needed(graph, op.inputs[0])]
+    source, shape = op.inputs[0], graph.tensors[op.outputs[0]].shape
+    seen = "observed"
+    constants = dict(graph.constants)
+    if sums:
+        attrs = {**op.attrs, "act": "none", "alpha": 0.0}
+        weight = graph.weight(op)
+        bias = -graph.tensors[source].zero * weight.sum(axis=(1, 2, 3), dtype=np.int64)
+        params = {"weight": op.params["weight"], "bias": "observed.bias", "multiplier": "observed.multiplier"}
+        constants |= {"observed.bias": bias.astype(np.int32), "observed.multiplier": _units(graph, op).astype(np.float32)}
+        ops.append(replace(op, name=seen, inputs=(source,), outputs=(seen,), attrs=attrs, params=params))
+        spec_seen = TensorSpec(seen, shape)
+    else:
+        ops.append(Op(seen, "dequantize", (source,), (seen,)))
+        spec_seen = TensorSpec(seen, graph.tensors[source].shape)
+    kept = {o.outputs[0] for o in ops}
+    tensors = {n: t for n, t in graph.tensors.items() if n in kept or n in graph.inputs} | {seen: spec_seen}
+    names = {n for o in ops for n in o.params.values()}
+    used = {n: a for n, a in constants.items() if n in names or n.rpartition(".")[0] in names}
+    return Session(Graph(tuple(ops), tensors, graph.inputs, (seen,), used, {n: graph.layouts[n] for n in graph.inputs}), threads=threads)
+
+
+def _needed(graph: Graph, tensor: str) -> set[str]:
+    """Tensors that `tensor` is computed from, and itself."""
+    wanted = {tensor}
+    for o in reversed(graph.ops):
+        if o.outputs[0] in wanted:
+            wanted |= set(o.inputs)
+    return wanted

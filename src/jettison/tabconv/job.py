@@ -1,0 +1,94 @@
+"""The part of `jettison compress` that is tabconv's own: tables fitted, or found where an interrupted run left them, then trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from .. import file
+from ..errors import PatternError, QuantizationError, TrainingError
+from ..formats import Lut
+from ..graph import Graph, weight_shape
+from ..methods import LayerReport
+from ..spec import WEIGHTED
+from .fit import choose, fit
+from .network import TableNetwork
+from .priority import CRITERIA, Budget, prioritised
+
+if TYPE_CHECKING:
+    from ..compression import Settings
+
+METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
+PATTERN = "lut9"  # where none is named
+LR = 0.004  # share of the learning rate, as AdamW trains the tables
+
+Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
+
+
+def budget_of(settings: Settings) -> Budget:
+    return Budget(settings.budget_ops, settings.budget_accuracy, settings.budget_ms)
+
+
+def check(settings: Settings) -> None:
+    """Errors: PatternError, QuantizationError, TrainingError, TabConvError for settings that only make sense together."""
+    wanted, made = isinstance(settings.format, Lut), settings.method == METHOD
+    if wanted != made:
+        what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV"
+        raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
+    if made and (settings.element != "int8" or settings.qat_epochs):
+        raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
+    if budget_of(settings).given and not made:
+        raise TrainingError("budgets are for method tabconv")
+    if settings.criterion not in CRITERIA:
+        raise TrainingError(f"criterion must be one of {', '.join(CRITERIA)}, got {settings.criterion!r}")
+
+
+def tables_network(
+    int8: Graph,
+    settings: Settings,
+    images: Callable[[], np.ndarray],
+    folder: Path,
+    resume: bool,
+    train: Callable[[str, nn.Module, None], None],
+    watch: Watch,
+) -> tuple[Graph, list[LayerReport]]:
+    """The network of tables and what became of each layer. folder: for the fitted network. train: for `settings.epochs`."""
+    fmt: Any = settings.format
+    layers = [op.name for op in int8.ops if op.kind in WEIGHTED]
+    exact, include = ([n for n in layers if any(fnmatchcase(n, p) for p in names)] for names in (settings.exclude, settings.include))
+    path = folder / "tables.jettison"
+    reasons = choose(int8, fmt, exact, include)
+    if resume and path.is_file():
+        made = file.load(path)
+    else:
+        with watch() as progress:
+            made = _fitted(int8, images(), settings, exact, include, progress)
+        file.save(made, path)
+    if settings.epochs:
+        net = TableNetwork(made, int8)
+        train("tables", net, None)
+        made = net.trained()
+    report = [
+        LayerReport(o.name, weight_shape(made, o), o.format, reasons[o.name] or _masked(o.format, settings))
+        for o in made.ops
+        if o.kind in WEIGHTED
+    ]
+    return made, report
+
+
+def _fitted(int8: Graph, images: np.ndarray, settings: Settings, exact: list[str], include: list[str], progress: Any) -> Graph:
+    budget, fmt = budget_of(settings), settings.format
+    if not budget.given:
+        return fit(int8, images, fmt, exact, include, seed=settings.seed, progress=progress)[0]  # type: ignore[arg-type]
+    found = prioritised(int8, images, fmt, budget, settings.criterion, exact, include, seed=settings.seed, progress=progress)  # type: ignore[arg-type]
+    return found.graph
+
+
+def _masked(fmt: object, settings: Settings) -> str:
+    return "" if isinstance(fmt, Lut) else f"masked by {settings.criterion}"

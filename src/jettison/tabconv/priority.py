@@ -1,0 +1,218 @@
+"""Priority masking: which layers stay exact, one after the other, until a budget is kept.
+
+Every step makes one more layer exact and fits the rest again. Which one, by `criterion`:
+
+    cosine     the layer where similarity to the exact network falls most:  Δ_i = cos_{i−1} − cos_i,
+               cos_i: of the outputs of layer i, cos_0 = 1; the layers in the order in which they run
+    top1, top5 the layer that alone costs most: top-1 changed, or members of the exact network's top 5 lost, when it is
+               the only one made of tables
+    latency    the layer that gains least for what it costs: milliseconds saved over top-1 changed, it alone being tables
+
+Images have no labels: what counts as lost is a change of the exact network's answer, on images that nothing was fitted to.
+
+Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III-C, for cosine; its successors are asked for in its outlook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import TabConvError
+from ..formats import Lut
+from ..graph import Graph, Op, TensorSpec
+from ..ptq.calibrate import whole
+from ..runtime import Session
+from .accounting import operations
+from .fit import ROWS, LayerFit, Progress, choose, fit
+
+CRITERIA = ("cosine", "top1", "top5", "latency")
+HELD_OUT = 0.125  # share of the images that judge
+RUNS = 5  # of a network whose layers are timed
+TOP = 5
+SMALLEST = 1e-3  # loss that counts, so that a layer which costs nothing has a finite worth
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What must hold of the result; None: no matter. Errors: TabConvError.
+
+    ops: share of the exact operations saved at least, by the paper's count. accuracy: points of top-1 agreement lost at
+    most. ms: median time of one image at most.
+
+    `accuracy` makes layers exact until it holds. `ops` and `ms` make layers exact as long as they hold: what they leave
+    room for is given to accuracy.
+    """
+
+    ops: float | None = None
+    accuracy: float | None = None
+    ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ops is not None and not 0 <= self.ops < 1:
+            raise TabConvError(f"budget of operations: the share saved must lie between 0 and 1, got {self.ops}")
+        for what, value in (("accuracy", self.accuracy), ("ms", self.ms)):
+            if value is not None and not value >= 0:
+                raise TabConvError(f"budget of {what}: must not be negative, got {value}")
+
+    @property
+    def given(self) -> bool:
+        return (self.ops, self.accuracy, self.ms) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The result. masked: (layer, its score by the criterion) in the order in which they were made exact."""
+
+    graph: Graph
+    fits: list[LayerFit]
+    masked: list[tuple[str, float]]
+    lost_points: float
+    saved_ops: float
+
+
+def prioritised(
+    graph: Graph,
+    images: Any,
+    fmt: Lut,
+    budget: Budget,
+    criterion: str = "cosine",
+    exact: Collection[str] = (),
+    include: Collection[str] = (),
+    rows: int = ROWS,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress = lambda what, done: None,
+) -> Masked:
+    """`fit` with as few or as many layers left exact as `budget` asks for. Arguments as `fit`'s; an eighth of the images judges.
+
+    Errors: those of `fit`; TabConvError (unknown criterion, a budget that cannot be kept).
+    """
+    if criterion not in CRITERIA:
+        raise TabConvError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    arrays = whole(graph, images)
+    judges = max(1, int(len(arrays[0]) * HELD_OUT))
+    judge = _Judge(graph, tuple(a[:judges] for a in arrays), threads)
+    fitted = tuple(a[judges:] for a in arrays)
+
+    def made(kept: Collection[str], tell: Progress = lambda what, done: None) -> tuple[Graph, list[LayerFit]]:
+        return fit(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell)
+
+    todo = [name for name, why in choose(graph, fmt, exact, include).items() if not why]
+    result, fits = made((), progress)
+    scores = _alone(criterion, graph, todo, made, judge, progress) if criterion != "cosine" else {}
+    masked: list[tuple[str, float]] = []
+    while len(todo) > 1:
+        if budget.accuracy is not None and judge.lost(result) <= budget.accuracy:
+            break
+        score = scores or judge.drops(result, todo)
+        worst = max(todo, key=lambda name: score[name])
+        rest = [name for name in todo if name != worst]
+        progress(f"making {worst} exact", len(masked) / (len(masked) + len(rest)))
+        candidate, its_fits = made([*(n for n, _ in masked), worst])
+        if budget.accuracy is None and not _kept(budget, candidate, judge):
+            break
+        result, fits, todo = candidate, its_fits, rest
+        masked.append((worst, float(score[worst])))
+    _check(budget, result, judge)
+    named = dict(masked)
+    fits = [replace(f, reason=f"masked by {criterion}") if f.name in named else f for f in fits]
+    return Masked(result, fits, masked, judge.lost(result), operations(result).saved_paper)
+
+
+def _kept(budget: Budget, graph: Graph, judge: _Judge) -> bool:
+    return (budget.ops is None or operations(graph).saved_paper >= budget.ops) and (budget.ms is None or judge.ms(graph) <= budget.ms)
+
+
+def _check(budget: Budget, graph: Graph, judge: _Judge) -> None:
+    saved, lost = operations(graph).saved_paper, judge.lost(graph)
+    if budget.ops is not None and saved < budget.ops:
+        raise TabConvError(f"the budget cannot be kept: {saved:.1%} of the operations are saved, not {budget.ops:.1%}; include more layers")
+    if budget.accuracy is not None and lost > budget.accuracy:
+        raise TabConvError(f"the budget cannot be kept: {lost:.2f} points are lost with one layer left, not {budget.accuracy:.2f}; lower v")
+    if budget.ms is not None and judge.ms(graph) > budget.ms:
+        raise TabConvError(f"the budget cannot be kept: one image takes {judge.ms(graph):.3f} ms, not {budget.ms:.3f}; raise v")
+
+
+class _Judge:
+    """Compares networks with the exact one on images kept for it."""
+
+    def __init__(self, exact: Graph, images: tuple[np.ndarray, ...], threads: int | None) -> None:
+        self.exact, self.images, self.threads = exact, images, threads
+        self.scores = self._run(exact)
+        self.outputs: dict[str, np.ndarray] = {}
+
+    def _run(self, graph: Graph) -> np.ndarray:
+        out: Any = Session(graph, threads=self.threads).run(*self.images)
+        return out[0] if isinstance(out, tuple) else out
+
+    def lost(self, graph: Graph) -> float:
+        """Percent of images whose top-1 is another than the exact network's."""
+        return 100 * float((self._run(graph).argmax(-1) != self.scores.argmax(-1)).mean())
+
+    def lost_top(self, graph: Graph) -> float:
+        """Percent of the exact network's top 5 that are missing."""
+        top = min(TOP, self.scores.shape[-1])
+        ours, theirs = (np.argsort(-s, axis=-1, kind="stable")[..., :top] for s in (self._run(graph), self.scores))
+        return 100 * float(1 - (ours[..., :, None] == theirs[..., None, :]).any(-1).mean())
+
+    def ms(self, graph: Graph) -> float:
+        """Median of one image."""
+        times = Session(graph, threads=self.threads).profile(*(x[:1] for x in self.images), runs=RUNS)
+        return sum(t.median_ms for t in times)
+
+    def layer_ms(self, graph: Graph) -> Mapping[str, float]:
+        times = Session(graph, threads=self.threads).profile(*(x[:1] for x in self.images), runs=RUNS)
+        return {t.name: t.median_ms for t in times}
+
+    def drops(self, graph: Graph, layers: Collection[str]) -> dict[str, float]:
+        """Δ_i of each layer."""
+        found, before = {}, 1.0
+        for op in graph.ops:
+            if op.name in layers:
+                similar = self._cosine(graph, op)
+                found[op.name], before = before - similar, similar
+        return found
+
+    def _cosine(self, graph: Graph, op: Op) -> float:
+        a, b = (self._values(g, op) for g in (graph, self.exact))
+        return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-30))
+
+    def _values(self, graph: Graph, op: Op) -> np.ndarray:
+        """What `op` gives, as real numbers; the exact network's are remembered."""
+        if graph is self.exact and op.name in self.outputs:
+            return self.outputs[op.name]
+        values = self._run(_watched(graph, op.outputs[0])).astype(np.float64)
+        if graph is self.exact:
+            self.outputs[op.name] = values
+        return values
+
+
+def _watched(graph: Graph, tensor: str) -> Graph:
+    """`graph` with `tensor`, in float32, as its only output."""
+    if graph.tensors[tensor].dtype == "f32":
+        return replace(graph, outputs=(tensor,))
+    seen = "watched"
+    ops = (*graph.ops, Op(seen, "dequantize", (tensor,), (seen,)))
+    return replace(graph, ops=ops, tensors={**graph.tensors, seen: TensorSpec(seen, graph.tensors[tensor].shape)}, outputs=(seen,))
+
+
+def _alone(
+    criterion: str, graph: Graph, layers: list[str], made: Callable[..., tuple[Graph, list[LayerFit]]], judge: _Judge, progress: Progress
+) -> dict[str, float]:
+    """Score of every layer when it is the only one made of tables: the higher, the sooner it is made exact."""
+    exact_ms = judge.layer_ms(graph) if criterion == "latency" else {}
+    scores = {}
+    for i, name in enumerate(layers):
+        progress(f"{name} alone", i / len(layers))
+        alone, _ = made([other for other in layers if other != name])
+        if criterion == "top5":
+            scores[name] = judge.lost_top(alone)
+        elif criterion == "top1":
+            scores[name] = judge.lost(alone)
+        else:
+            scores[name] = -(exact_ms[name] - judge.layer_ms(alone)[name]) / max(judge.lost(alone), SMALLEST)
+    return scores
