@@ -279,7 +279,7 @@ NB_MODULE(_native, m) {
           [](Probe* self, std::shared_ptr<Pool> pool, const std::string& element, const std::string& what, const std::string& isa,
              int64_t bytes) { new (self) Probe(std::move(pool), stream_of(element, what, isa), bytes); },
           nb::arg("pool"), nb::arg("element"), nb::arg("what"), nb::arg("isa"), nb::arg("bytes") = 0)
-      .def_prop_ro("unit", &Probe::unit, "Multiply-adds, bytes or cycles of one iteration.")
+      .def_prop_ro("unit", &Probe::unit, "Multiply-adds, look-ups, bytes or cycles of one iteration.")
       .def_prop_ro("pass_iterations", &Probe::pass, "Iterations that read a thread's memory once.")
       .def("run", &Probe::run, nb::arg("passes"), nb::arg("iterations"), nb::call_guard<nb::gil_scoped_release>(),
            "Nanoseconds until every thread has done its passes.");

@@ -30,6 +30,8 @@ JT_INLINE void fresh(u8q& v) { __asm__ volatile("" : "+m"(v)); }
 JT_INLINE void fresh(i8q& v) { __asm__ volatile("" : "+m"(v)); }
 #endif
 
+JT_INLINE void fresh(int64_t& v) { __asm__ volatile("" : "+r"(v)); }
+
 alignas(64) const uint8_t kIndex[64] = {3, 1, 2, 0, 1, 3, 0, 2, 2, 0, 3, 1, 0, 2, 1, 3};
 
 template <class T>
@@ -112,6 +114,40 @@ void i8_nm(const char*, int64_t iterations) {
       iterations, zeroed<window_t>(), [](window_t x) { return gather(kIndex, x); }, [w](i32v acc, u8q x) { return dot(acc, x, w); });
 }
 
+// Look-ups as vec_lut.h does them. With the byte permute a table is fetched and summed just as gathered inputs are.
+#if defined(JETTISON_AVX512)
+constexpr int64_t kLookUps = kChains * 4 * W;
+
+void i8_lut(const char* data, int64_t iterations) { i8_nm(data, iterations); }
+
+#elif defined(JETTISON_AVX2)
+constexpr int64_t kLookUps = 5 * 32;  // JT_FIRST: each sum takes two registers, of all bytes and of odd ones
+
+void i8_lut(const char*, int64_t iterations) {
+  using Sum = u8q;
+  __m256i table = _mm256_setzero_si256(), x = table;
+  fresh(table);
+  const auto step = [table](Sum acc, __m256i code) {
+    const __m256i v = _mm256_shuffle_epi8(table, code);
+    return Sum{_mm256_add_epi16(acc.even, v), _mm256_add_epi16(acc.odd, _mm256_srli_epi16(v, 8))};
+  };
+  JT_FIRST(JT_ZERO);
+  for (int64_t n = 0; n < iterations; ++n) {
+    JT_FIRST(JT_STEP);
+  }
+  JT_FIRST(JT_KEEP);
+}
+
+#else
+constexpr int64_t kLookUps = kChains;
+
+void i8_lut(const char*, int64_t iterations) {
+  const int8_t* table = (const int8_t*)kIndex;
+  repeat<int64_t>(iterations, int64_t{0}, [table](int64_t acc, int64_t code) { return acc + table[code]; });
+}
+
+#endif
+
 constexpr int64_t kReadBytes = 8 * W * 4;
 
 void read(const char* data, int64_t iterations) {
@@ -143,6 +179,7 @@ const Stream all_streams[kStreams] = {
     {"f32", "nm", kIsa, kChains * W, f32_nm},
     {"i8", "dense", kIsa, kChains * 4 * W, i8_dense},
     {"i8", "nm", kIsa, kChains * 4 * W, i8_nm},
+    {"i8", "lut", kIsa, kLookUps, i8_lut},
     {"", "read", kIsa, kReadBytes, read},
     {"", "clock", kIsa, 16, clock},
 };

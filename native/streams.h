@@ -7,13 +7,13 @@ namespace jettison {
 
 struct Stream {
   const char* element;  // "f32", "i8"; "" where it does not matter
-  const char* what;     // "dense", "nm": multiply-adds as kernels of that format do them; "read": bytes; "clock": cycles
+  const char* what;     // "dense", "nm": multiply-adds as kernels of that format do them; "lut": look-ups; "read": bytes; "clock": cycles
   Isa isa;
-  int64_t unit;                                       // multiply-adds, bytes or cycles of one iteration
+  int64_t unit;                                       // multiply-adds, look-ups, bytes or cycles of one iteration
   void (*run)(const char* data, int64_t iterations);  // "read" reads unit · iterations consecutive bytes, 64-byte aligned
 };
 
-constexpr int kStreams = 6;
+constexpr int kStreams = 7;
 
 // Those of `isa`, kStreams of them, or null if it was not built.
 const Stream* streams(Isa isa);

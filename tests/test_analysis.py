@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isclose
 
 import numpy as np
@@ -14,8 +15,9 @@ from jettison.analysis import Access, Machine, Work, advice, waterline, works
 from jettison.analysis.machine import Memory, Peak
 from jettison.analysis.traffic import cached, cold
 from jettison.analysis.work import fused
-from jettison.formats import NM, Dense
+from jettison.formats import NM, Block, Dense
 from jettison.graph import problem
+from test_lut import graph as look_up_graph
 
 MODELS = ("cold", "cached")
 rates = st.floats(1e9, 1e13)
@@ -92,7 +94,7 @@ def test_fusing_never_raises_bytes(rows, data):
     i = data.draw(st.integers(0, len(rows) - 1))
     if i + 1 == len(rows) or any(a.name in {w.name for w in rows[i].writes} for row in rows[i + 2 :] for a in row.reads):
         return  # nothing after it, or somebody else reads its result
-    merged = (*rows[:i], fused(rows[i], rows[i + 1]), *rows[i + 2 :])
+    merged = (*rows[:i], fused(rows[i : i + 2]), *rows[i + 2 :])
     capacity = data.draw(sizes)
     assert sum(cold(merged)) <= sum(cold(rows))
     assert sum(cached(merged, [capacity])[0]) <= sum(cached(rows, [capacity])[0])
@@ -131,12 +133,39 @@ def test_work_counts_what_the_graph_says(batch):
     assert rows["b"].bytes == stored + 2 * batch * 4 * 30 * 8  # ya, which is input and residual, counts once
 
 
-def test_what_passes_inside_a_group_is_in_no_memory():
+def test_a_group_is_one_kernel_and_what_passes_inside_it_is_in_no_memory():
     graph = small(Dense())
-    apart, together = works(graph), works(graph, groups=[("a", "b")])
-    assert [row.bytes - other.bytes for row, other in zip(apart, together)] == [0, 4 * 240, 4 * 240, 0, 0, 0]  # ya, written and read
-    assert works(graph, groups=[("b", "c")])[2].writes == ()
-    assert works(graph, groups=[("a", "c")]) == apart  # b reads ya
+    apart = {row.name: row for row in works(graph)}
+    together = works(graph, groups=[("a", "b")])
+    assert [row.name for row in together] == ["input:x", "a … b", "c", "d", "output:yd"]
+    group = together[1]
+    assert group.bytes == apart["a"].bytes + apart["b"].bytes - 2 * 4 * 240  # ya, written and read
+    assert (group.operations, group.names) == (apart["a"].operations + apart["b"].operations, ("a", "b"))
+    found = waterline(together, MACHINE, 1, dict.fromkeys(apart, 1.0), 6.0)
+    assert found.boxes[1].measured_ms == 2.0 and found.gap("cached").idle_ms == 0
+    assert found.boxes[1].arithmetic_ms == pytest.approx(sum(b.arithmetic_ms for b in waterline(apart.values(), MACHINE, 1).boxes[1:3]))
+
+
+def test_table_look_ups_are_counted_with_their_encoder_and_tables():
+    row = works(look_up_graph(), batch=2)[2]
+    pixels, codebooks, k = 2 * 30, 8, 7
+    assert (row.macs_dense, row.macs_kept, row.look_ups) == (pixels * 72 * k, 0, pixels * codebooks * k)
+    assert row.steps == pixels * codebooks * 2 * 4  # a comparison and an addition for each level of a tree
+    assert row.operations == row.look_ups + row.steps
+    assert next(a.bytes for a in row.reads if a.name == "weight:w") == codebooks * (4 * 4 + 15 + 16 * k)
+    assert works(look_up_graph(), 2, "i8")[2].reads == row.reads
+    peaks = (*MACHINE.peaks, Peak("i8", "dense", "any", (1e9, 2e9)))
+    for more, rate in ((), 1e9), ((Peak("i8", "lut", "any", (0.5e9, 1e9)),), 0.5e9):
+        found = waterline([row], replace(MACHINE, peaks=(*peaks, *more)), 1)
+        assert found.ideal_ms == pytest.approx((row.look_ups / rate + row.steps / 2e9) * 1e3)
+
+
+def test_kept_blocks_are_what_is_computed_and_read():
+    row = works(small(Block(16, 16, NM(2, 4), 0.5)))[2]
+    assert row.macs_dense == 4 * row.macs_kept == 30 * 32 * 9 * 32
+    assert dict(row.ways) == {"dense": 2 * row.macs_kept, "nm": row.macs_kept}
+    kept = 32 * 9 * 16 // 2  # weights: half of those in 9 of 18 blocks
+    assert row.reads[0].bytes == kept * 4 + kept * 2 // 8 + -(-2 * 9 * 5 // 8)  # values, positions of 2 bits, columns of 5 bits
 
 
 def test_int8_layers_move_bytes_and_compute_in_int8():

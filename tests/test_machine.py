@@ -99,7 +99,7 @@ def test_rates_lie_between_those_measured(tmp_path):
         ("macs_per_s = [1e11, 4e11]", "macs_per_s = [1e9, 4e9]", "(i8, dense, avx2): macs_per_s 4e+09 is below that of scalar"),
         ("macs_per_s = [5e10, 2e11]", "macs_per_s = [5e11, 2e12]", "(i8, nm, avx2): macs_per_s of kept weights exceeds"),
         ('element = "f32"', 'element = "f31"', "element must be one of"),
-        ('format = "nm"', 'format = "lut"', "format must be"),
+        ('format = "nm"', 'format = "csr"', "format must be"),
         ("size_bytes = 1048576", "size_bytes = -1", "memory L2: size_bytes must lie between"),
         ("size_bytes = 1048576", "", "size_bytes is missing"),
         ("shared = false", 'shared = "no"', "memory L2: shared must be true or false"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,13 +84,12 @@ class Chooser:
         times = {f.kernel: self._measured_ms(op, size, f, self.timings) for f in found}
         return self._pack(size, min(found, key=lambda f: times[f.kernel]), "measured fastest", found, times)
 
-    def trial(self, op: Op, packed: Any, n: int = 1) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
-        """A program of one kernel, n samples of random numbers for it, and room for the result."""
-        rng = np.random.default_rng(0)
-        inputs = [_random(self.graph.tensors[t], rng, n) for t in op.inputs]
+    def _trial(self, op: Op, size: Any, packed: Any) -> tuple[Any, list[np.ndarray], list[np.ndarray]]:
+        """A program of one kernel, a sample of random numbers for it, and room for the result."""
+        inputs = [_random(self.graph.tensors[t]) for t in op.inputs]
         target = self.graph.tensors[op.outputs[0]]
-        step = (packed, op_problem(self.graph, op, n), [(INPUT, i) for i in range(len(inputs))], (OUTPUT, 0))
-        return _native.Program(self.pool, [step], 0), inputs, [np.empty((n, *target.shape), DTYPES[target.dtype])]
+        step = (packed, size, [(INPUT, i) for i in range(len(inputs))], (OUTPUT, 0))
+        return _native.Program(self.pool, [step], 0), inputs, [np.empty((1, *target.shape), DTYPES[target.dtype])]
 
     def _fits(self, op: Op, size: Any) -> list[_Fit]:
         found, computed = [], "conv" if op.kind == "linear" else op.kind
@@ -132,7 +130,7 @@ class Chooser:
         threads = f"{self.pool.threads} threads"
         return timings.ms(
             (fit.kernel, self.isa, threads, signature(self.graph, op)),
-            lambda: median_ms(*self.trial(op, _native.Packed(fit.kernel, self.isa, size, *fit.constants))),
+            lambda: median_ms(*self._trial(op, size, _native.Packed(fit.kernel, self.isa, size, *fit.constants))),
         )
 
 
@@ -150,16 +148,26 @@ def signature(graph: Graph, op: Op) -> tuple:
 
 def median_ms(program: Any, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> float:
     """Of at least 5 runs, of as many as 20 ms allow."""
-    times = []
+    return float(np.median(times_ms(program, inputs, outputs, 0.02).sum(axis=1)))
+
+
+def times_ms(program: Any, inputs: list[np.ndarray], outputs: list[np.ndarray], seconds: float) -> np.ndarray:
+    """(runs, steps): of at least 5 runs, of as many as `seconds` allow."""
+    runs = []
     start = time.perf_counter()
-    while len(times) < 5 or (time.perf_counter() - start < 0.02 and len(times) < 200):
-        times.append(sum(program.run(inputs, outputs, profile=True)) / 1e6)
-    return median(times)
+    while len(runs) < 5 or (time.perf_counter() - start < seconds and len(runs) < 200):
+        runs.append(program.run(inputs, outputs, profile=True))
+    return np.array(runs, np.float64) / 1e6
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator, n: int) -> np.ndarray:
-    """n samples of noise, followed by the bytes that a kernel may read past its end."""
-    size = n * spec.size
-    room = size + _native.SLACK_BYTES
-    noise = rng.integers(0, 256, room, np.uint8) if spec.dtype == "u8" else rng.standard_normal(room, np.float32)
-    return noise[:size].reshape(n, *spec.shape)
+def noise(f32_bytes: int, u8_bytes: int) -> np.ndarray:
+    """Normally distributed numbers, then random bytes, all as float32. Both sizes are multiples of 4."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.standard_normal(f32_bytes // 4, np.float32), rng.integers(0, 256, u8_bytes, np.uint8).view(np.float32)])
+
+
+def _random(spec: TensorSpec) -> np.ndarray:
+    """A sample of noise, followed by the bytes that a kernel may read past its end."""
+    room = -(-(spec.bytes + _native.SLACK_BYTES) // 4) * 4
+    numbers = noise(room, 0) if spec.dtype == "f32" else noise(0, room)
+    return numbers.view(DTYPES[spec.dtype])[: spec.size].reshape(1, *spec.shape)

@@ -101,6 +101,10 @@ class Schedule:
     buffers: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        return group_name([op.name for op in self.ops])
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Tensors that the group reads and does not make."""
         made = {op.outputs[0] for op in self.ops}
@@ -118,6 +122,11 @@ class Schedule:
                 if isinstance(step, Call):
                     rows.setdefault(step.op.name, []).append((step.first, step.last))
         return {name: sum(b - a for a, b in r) - len({i for a, b in r for i in range(a, b)}) for name, r in rows.items()}
+
+
+def group_name(ops: Sequence[str]) -> str:
+    """What a group is called where it stands as one kernel: its first and its last op."""
+    return f"{ops[0]} … {ops[-1]}"
 
 
 def groupable(graph: Graph, ops: Sequence[Op]) -> bool:

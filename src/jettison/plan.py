@@ -10,8 +10,9 @@ the same bytes under another shape, so its output shares its input's place and c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import gcd
 
 from .graph import Graph
@@ -99,7 +100,7 @@ def _place(graph: Graph, n: int, head: int, images: int, slack_bytes: int) -> Pl
         if born < head:  # every portion reads from it or adds to it
             life[t] = (-1, max(dies, head - 1))
     count = {t: n if t in whole else images for t in life}
-    need = {t: -(-(count[t] * graph.tensors[t].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES for t in life}
+    need = {t: _room(graph, t, count[t], slack_bytes) for t in life}
     placed: list[tuple[int, int, tuple[int, int]]] = []  # (start, end, lifetime)
     places: dict[str, int] = {}
     for t in sorted(life, key=lambda t: (-need[t], life[t])):
@@ -132,3 +133,39 @@ def _lifetimes(graph: Graph, root: Mapping[str, str]) -> dict[str, tuple[int, in
     for t in graph.outputs:
         life[root[t]] = (life[root[t]][0], len(graph.ops))
     return life
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """One arena for steps that have nothing to do with each other: what they read starts at byte 0, f32 first, then u8.
+
+    places: of each step's tensors.
+    """
+
+    places: tuple[Mapping[str, int], ...]
+    f32_bytes: int
+    u8_bytes: int
+    arena_bytes: int
+
+
+def apart(graph: Graph, steps: Sequence[tuple[int, Sequence[str], Sequence[str]]], slack_bytes: int) -> Apart:
+    """steps: (images, inputs, outputs) of each. All inputs of a type share their places, and so do all results."""
+
+    def rooms(n: int, tensors: Iterable[str], dtype: str) -> dict[str, int]:
+        return {t: _room(graph, t, n, slack_bytes) for t in dict.fromkeys(tensors) if graph.tensors[t].dtype == dtype}
+
+    f32, u8 = (max((sum(rooms(n, reads, dtype).values()) for n, reads, _ in steps), default=0) for dtype in ("f32", "u8"))
+    places = []
+    for n, reads, results in steps:
+        at = dict.fromkeys(results, f32 + u8)
+        for dtype, start in (("f32", 0), ("u8", f32)):
+            sizes = rooms(n, reads, dtype)
+            at |= zip(sizes, accumulate(sizes.values(), initial=start))
+        places.append(at)
+    most = max((_room(graph, t, n, slack_bytes) for n, _, results in steps for t in results), default=0)
+    return Apart(tuple(places), f32, u8, f32 + u8 + most)
+
+
+def _room(graph: Graph, tensor: str, n: int, slack_bytes: int) -> int:
+    """Bytes that n images of a tensor take in an arena."""
+    return -(-(n * graph.tensors[tensor].bytes + slack_bytes) // ALIGN_BYTES) * ALIGN_BYTES

@@ -19,7 +19,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .fusion import Rows, Schedule, groupable, rows_of, schedule, window
+from .errors import KernelError
+from .fusion import Rows, Schedule, group_name, groupable, rows_of, schedule, window
 from .graph import Graph, Op
 
 MOST_OPS = 12  # in a group: a few blocks
@@ -109,6 +110,19 @@ def fuse(graph: Graph, work: Mapping[str, Work], on: Machine, time: Time | None 
     return Fusion(tuple(groups), reasons)
 
 
+def asked(graph: Graph, groups: Sequence[Schedule | Sequence[str]], work: Mapping[str, Work], on: Machine) -> Fusion:
+    """These groups, whatever they cost: schedules as they are, names of ops with the band that is modelled fastest. Errors: KernelError."""
+    ops = {op.name: op for op in graph.ops}
+    found = [g if isinstance(g, Schedule) else _asked(graph, [ops[name] for name in g], work, on) for g in groups]
+    return Fusion(tuple(found), {op.name: "fused as asked for" for group in found for op in group.ops})
+
+
+def _asked(graph: Graph, ops: Sequence[Op], work: Mapping[str, Work], on: Machine) -> Schedule:
+    if not groupable(graph, ops):
+        raise KernelError(f"layers {group_name([op.name for op in ops])} cannot run as one group; leave them apart")
+    return schedule(graph, ops, _propose(graph, ops, work, on).band, on.jobs)
+
+
 def _unfused_reason(graph: Graph, op: Op, proposals: Sequence[Proposal]) -> str:
     if window(graph, op) is None:
         return f"not fused: {op.kind} needs more than a few rows of an image"
@@ -121,7 +135,7 @@ def _unfused_reason(graph: Graph, op: Op, proposals: Sequence[Proposal]) -> str:
 def choose(graph: Graph, work: Mapping[str, Work], on: Machine) -> tuple[list[Proposal], list[Proposal]]:
     """The groups that together make the network cheapest, in running order; and all other proposals. work: of every op that runs."""
     ops = graph.ops
-    found = {(i, j): _propose(graph, ops[i:j], work, on) for i, j in _slices(graph)}
+    found = {(i, j): _propose(graph, ops[i:j], work, on) for i, j in stretches(graph)}
     best: list[tuple[float, int]] = [(0.0, 0)]  # of the first j ops: least cycles, where the last group starts
     for j, op in enumerate(ops, 1):
         alone = best[j - 1][0] + (unfused_cycles(graph, op, work[op.name], on) if op.name in work else 0.0)
@@ -136,7 +150,7 @@ def choose(graph: Graph, work: Mapping[str, Work], on: Machine) -> tuple[list[Pr
     return [found[s] for s in reversed(taken)], [p for s, p in found.items() if s not in taken]
 
 
-def _slices(graph: Graph) -> list[tuple[int, int]]:
+def stretches(graph: Graph) -> list[tuple[int, int]]:
     """(i, j) of every groupable stretch of ops i … j − 1."""
     ops, found = graph.ops, []
     fits = [window(graph, op) is not None for op in ops]

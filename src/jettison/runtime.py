@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +24,12 @@ import numpy as np
 from . import _native, planner
 from .arrays import to_array
 from .bands import native_group
-from .choice import ARENA, INPUT, OUTPUT, WEIGHTED, Candidate, Chooser, median_ms, op_problem, signature
+from .choice import ARENA, INPUT, OUTPUT, WEIGHTED, Candidate, Chooser, median_ms, noise, op_problem, signature, times_ms
 from .errors import InputError, KernelError
 from .formats import Cost
 from .fusion import Schedule
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem
-from .plan import Plan, plan, portion
+from .plan import Plan, apart, plan, portion
 from .planner import Fusion, Work
 from .spec import check
 
@@ -93,7 +92,8 @@ class Session:
     isa: "avx512", "avx2" or "scalar"; default the environment's JETTISON_ISA, then the best.
     kernels: {op name: kernel name} overrides. tune: measure the candidates of every layer instead of modelling them; True
     takes what was measured on this machine before, if it was, and `Timings.load(again=True)` does not.
-    fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups, as schedules.
+    fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups: names of
+    their ops, or schedules.
 
     Several Python threads may call `run`; calls wait for each other. Errors: FileError, KernelError.
     """
@@ -106,7 +106,7 @@ class Session:
         isa: str | None = None,
         kernels: Mapping[str, str] | None = None,
         tune: bool | Timings = False,
-        fuse: bool | Sequence[Schedule] = True,
+        fuse: bool | Sequence[Schedule | Sequence[str]] = True,
     ) -> None:
         if isinstance(source, Graph):
             self.graph = check(source)
@@ -176,29 +176,29 @@ class Session:
         ms = np.zeros((runs, len(rows)))
         for sums in ms:  # a step that runs on every portion counts for one row
             np.add.at(sums, places, np.array(prepared.program.run(arrays, outputs, profile=True), np.float64) / 1e6)
-        p10, mid, p90 = np.percentile(ms, [10, 50, 90], axis=0)
-        return [LayerTime(name, kind, float(b), float(a), float(c)) for (name, kind), a, b, c in zip(rows, p10, mid, p90)]
+        return [LayerTime(*row, *spread_ms(times)) for row, times in zip(rows, ms.T)]
 
     def profile_apart(self, batch: int = 1) -> dict[str, float]:
-        """Milliseconds of each op's kernel apart from the network: on random numbers of its own, in turns with the others.
+        """Milliseconds of each step's kernel apart from the network, in turns with the others: ops, and groups by their name.
 
-        Ops that compute the same with other weights are measured once.
+        All read the same random numbers and write to the same place, so what they find in the caches is about what the network
+        leaves there. Steps that compute the same with other weights are measured once.
         """
-        keys: dict[str, Any] = {}
-        trials: dict[Any, tuple[Any, list[np.ndarray], list[np.ndarray]]] = {}
-        for op in self.graph.ops:
-            if op.kind != "reshape":
-                choice = self._choices[op.name]
-                keys[op.name] = key = (choice.kernel, signature(self.graph, op))
-                if key not in trials:
-                    trials[key] = self._chooser.trial(op, choice.packed, batch)
-        times: dict[Any, list[float]] = {key: [] for key in trials}
-        start, rounds = time.perf_counter(), 0
-        while rounds < 5 or (time.perf_counter() - start < 0.3 and rounds < 200):
-            for key, (program, inputs, outputs) in trials.items():
-                times[key].append(program.run(inputs, outputs, profile=True)[0] / 1e6)
-            rounds += 1
-        return {name: median(times[key]) for name, key in keys.items()}
+        todo = self._steps(batch)
+        layout = self._layout(batch, portion(self.graph, batch, self.threads), todo)
+        images = {s.name: layout.portion if i < layout.head else batch for i, s in enumerate(todo)}
+        running = [s for s in todo if isinstance(s, Schedule) or s.kind != "reshape"]
+        keys = {s.name: (images[s.name], self._signature([s])) for s in running}
+        distinct = {keys[s.name]: s for s in running}
+        room = apart(self.graph, [(images[s.name], s.inputs, s.outputs) for s in distinct.values()], _native.SLACK_BYTES)
+        numbers = noise(room.f32_bytes, room.u8_bytes)
+        size = _native.Problem("reshape", 1, [[numbers.size]], [numbers.size], {"shape": [numbers.size]})
+        fill = (_native.Packed("reshape", self.isa, size, {}), size, [(INPUT, 0)], (ARENA, 0))
+        steps = [self._step(s, images[s.name], places) for s, places in zip(distinct.values(), room.places)]
+        program = _native.Program(self._pool, [fill, *steps], room.arena_bytes)
+        ms = iter(np.median(times_ms(program, [numbers], [], 0.3), axis=0)[1:])  # one for each op of a group
+        times = {key: sum(islice(ms, len(_ops(s)))) * batch / images[s.name] for key, s in distinct.items()}
+        return {name: float(times[key]) for name, key in keys.items()}
 
     def groups(self, batch: int = 1) -> tuple[tuple[str, ...], ...]:
         """Ops that run together, band by band, at this batch size."""
@@ -238,12 +238,12 @@ class Session:
         return self._fusions[n]
 
     def _decide(self, n: int) -> Fusion:
-        if not isinstance(self._fuse, bool):
-            return Fusion(tuple(self._fuse), {op.name: "fused as asked for" for group in self._fuse for op in group.ops})
         if not self._fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
         images = portion(self.graph, n, self.threads)
+        if not isinstance(self._fuse, bool):
+            return planner.asked(self.graph, self._fuse, work, planner.machine(self.threads, images))
         time = partial(self._known_time, images) if self._timings else None
         return planner.fuse(self.graph, work, planner.machine(self.threads, images), time)
 
@@ -360,6 +360,12 @@ class Session:
             if x.dtype != np.float32:
                 raise InputError(f"input {name!r} must be float32, got {x.dtype}; convert it with .astype('float32')")
         return [np.ascontiguousarray(x) for x in arrays], n
+
+
+def spread_ms(ms: Any) -> tuple[float, float, float]:
+    """(median, p10, p90)."""
+    p10, median, p90 = (float(v) for v in np.percentile(ms, (10, 50, 90)))
+    return median, p10, p90
 
 
 def _ops(step: Op | Schedule) -> tuple[Op, ...]:

@@ -6,7 +6,8 @@
 
     [[peak]]                           # one per element type, format and instruction set
     element = "f32"                    # "f32", "bf16" or "i8"
-    format = "dense"                   # "nm": of kept weights, gathered first; "2:4": where hardware does only that pattern
+    format = "dense"                   # "nm": of kept weights, gathered first; "lut": look-ups in tables of 16 bytes; "2:4": where
+                                       # hardware does only that pattern
     isa = "avx512"
     macs_per_s = [1.36e11, 2.72e11]
 
@@ -36,7 +37,7 @@ from ..errors import MachineError
 
 FOLDER = Path(__file__).parent / "machines"
 ELEMENTS = ("f32", "bf16", "i8")
-FORMATS = re.compile(r"dense|nm|[1-9]\d*:[1-9]\d*")
+FORMATS = re.compile(r"dense|nm|lut|[1-9]\d*:[1-9]\d*")
 MAC_RATES = (1e6, 1e18)  # what lies outside is surely a slip: from a microcontroller to a room of accelerators
 BYTE_RATES = (1e6, 1e16)
 MAX_THREADS = 1 << 16
@@ -45,7 +46,7 @@ NOISE = 1.1  # two measured rates that should be ordered may be the wrong way ro
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most multiply-adds per second, by number of threads, that any kernel could do; counted on kept weights."""
+    """The most multiply-adds (or look-ups) per second, by number of threads, that any kernel could do; counted on kept weights."""
 
     element: str
     format: str
@@ -164,7 +165,10 @@ def _peak(row: Mapping[str, Any], where: str, columns: int) -> Peak:
     _fields(row, where, ("element", "format", "isa", "macs_per_s"))
     _need(row["element"] in ELEMENTS, f"{where}: element must be one of {', '.join(ELEMENTS)}, got {row['element']!r}")
     fmt = row["format"]
-    _need(isinstance(fmt, str) and FORMATS.fullmatch(fmt), f"{where}: format must be 'dense', 'nm' or a pattern like '2:4', got {fmt!r}")
+    _need(
+        isinstance(fmt, str) and FORMATS.fullmatch(fmt),
+        f"{where}: format must be 'dense', 'nm', 'lut' or a pattern like '2:4', got {fmt!r}",
+    )
     where = f"{where} ({row['element']}, {row['format']}, {row['isa']})"
     return Peak(row["element"], row["format"], _word(row, "isa", where), _rate_list(row, "macs_per_s", where, columns, MAC_RATES))
 
@@ -223,7 +227,9 @@ def check(machine: Machine) -> Machine:
         )
         dense = rates.get((element, "dense", isa), ())
         _need(bool(dense), f"{where}: there is no dense peak of {element} and {isa} beside it")
-        _need(all(g <= NOISE * d for g, d in zip(rate, dense)), f"{where} of kept weights exceeds the dense peak; gathering costs extra")
+        if fmt != "lut":  # look-ups are no multiply-adds
+            below = all(g <= NOISE * d for g, d in zip(rate, dense))
+            _need(below, f"{where} of kept weights exceeds the dense peak; gathering costs extra")
     _check_memories(machine.memories)
     return machine
 

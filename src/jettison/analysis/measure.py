@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..bench.machine import describe
-from ..runtime import LayerTime, Session
+from ..runtime import LayerTime, Session, spread_ms
 from .machine import Machine
 from .probe import probe
 
@@ -41,12 +41,8 @@ def measure(session: Session, inputs: Sequence[np.ndarray], runs: int) -> Measur
         start = time.perf_counter_ns()
         session.run(*inputs)
         whole.append((time.perf_counter_ns() - start) / 1e6)
-    rows = []
-    for steps in zip(*layers):
-        p10, mid, p90 = (float(v) for v in np.percentile([s.median_ms for s in steps], (10, 50, 90)))
-        rows.append(LayerTime(steps[0].name, steps[0].kind, mid, p10, p90))
-    p10, mid, p90 = (float(v) for v in np.percentile(whole, (10, 50, 90)))
-    return Measured(tuple(rows), mid, p10, p90)
+    rows = (LayerTime(steps[0].name, steps[0].kind, *spread_ms([s.median_ms for s in steps])) for steps in zip(*layers))
+    return Measured(tuple(rows), *spread_ms(whole))
 
 
 def this_machine(threads: int, isa: str) -> Machine:

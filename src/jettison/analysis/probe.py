@@ -19,6 +19,7 @@ from ..errors import MachineError
 from .load import Load
 from .machine import Machine, Memory, Peak, check
 
+KINDS = (("f32", "dense"), ("f32", "nm"), ("i8", "dense"), ("i8", "nm"), ("i8", "lut"))  # element, format
 BURST_NS = 2_000_000
 MAIN_BYTES = 256 << 20  # read at least, for main memory
 MAX_MAIN_BYTES = 2 << 30
@@ -49,7 +50,7 @@ def probe(
     """
     start, before = time.perf_counter(), Load.now()
     caches = _caches()
-    kinds = [(e, f, isa) for isa in isas for e in ("f32", "i8") for f in ("dense", "nm")]
+    kinds = [(*kind, isa) for isa in isas for kind in KINDS]
     rates: dict[Any, list[float]] = {}
     clocks = []
     for step, count in enumerate(threads):

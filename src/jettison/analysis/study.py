@@ -13,7 +13,7 @@ from .load import Load
 from .machine import Machine, only
 from .measure import measure, this_machine
 from .waterline import Waterline, waterline
-from .whatif import Baseline, Change, changed, changed_works, predicted_ms, row
+from .whatif import Baseline, Change, blocks, predicted_ms, row
 from .work import works
 
 
@@ -26,14 +26,17 @@ class Study:
     warnings: tuple[str, ...] = ()
 
 
+Changes = Sequence[tuple[Change, Graph]]  # and the network that each makes (`whatif.changed`)
+
+
 def limits_only(
-    graph: Graph, machine: Machine, threads: int | None, batch: int, element: str | None = None, changes: Sequence[Change] = ()
+    graph: Graph, machine: Machine, threads: int | None, batch: int, element: str | None = None, changes: Changes = ()
 ) -> Study:
     """Nothing is measured. element: count as if every number had this type. Errors: MachineError, InputError."""
     analysis = waterline(works(graph, batch, element), machine, threads)
     rows = [row("as it is", analysis, None, None)] if changes else []
-    for change in changes:
-        counted = changed_works(changed(graph, change), change, batch, None if change.int8 else element)
+    for change, new in changes:
+        counted = works(new, change.batch or batch, None if change.int8 else element, blocks(new) if change.fuse else ())
         rows.append(row(str(change), waterline(counted, machine, threads), None, None))
     return Study(analysis, rows)
 
@@ -44,11 +47,11 @@ def measured(
     threads: int,
     batch: int,
     runs: int,
-    changes: Sequence[Change] = (),
+    changes: Changes = (),
     check: bool = False,
     tell: Callable[[str, float], None] = lambda what, done: None,
 ) -> Study:
-    """Times of this machine, which is probed if none is given. check: measure the changed networks too, where kernels exist.
+    """Times of this machine, which is probed if none is given. check: measure the changed networks too.
 
     Call it pinned to `threads` processors. Errors: MachineError, InputError, KernelError.
     """
@@ -61,27 +64,22 @@ def measured(
     analysis = waterline(counted, limits, threads, found.times_ms, found.median_ms)
     if not changes:
         return Study(analysis, [], tuple(before.complaints()))
-    baseline = Baseline(found, session.profile_apart(batch), counted)
     rows = [row("as it is", analysis, None, found.median_ms)]
-    for i, change in enumerate(changes):
+    baseline = Baseline(found, session.profile_apart(batch), counted)
+    for i, (change, new) in enumerate(changes):
         tell(f"what if {change}", 0.3 + 0.7 * i / len(changes))
-        rows.append(_changed(graph, change, limits, threads, batch, runs, baseline, check))
+        changed_session = Session(new, threads=threads, fuse=blocks(new) if change.fuse else True)
+        rows.append(_changed(changed_session, change, limits, change.batch or batch, runs, baseline, check))
     return Study(analysis, rows, tuple(before.complaints()))
 
 
-def _changed(
-    graph: Graph, change: Change, limits: Machine, threads: int, batch: int, runs: int, baseline: Baseline, check: bool
-) -> dict[str, Any]:
-    new, n = changed(graph, change), change.batch or batch
-    session = Session(new, threads=threads)
-    counted = changed_works(new, change, batch, groups=session.groups(n))
-    same = new is graph and n == batch  # only fused: no kernel changes
-    times = predicted_ms(baseline, counted, baseline.apart_ms if same else session.profile_apart(n))
-    total = sum(times.values()) + baseline.idle_ms
-    found = measure(session, random_inputs(new, n, seed=0), runs) if check and not change.fuse else None
-    analysis = waterline(counted, limits, threads, found.times_ms if found else None, found.median_ms if found else None)
+def _changed(session: Session, change: Change, limits: Machine, n: int, runs: int, baseline: Baseline, check: bool) -> dict[str, Any]:
+    counted = works(session.graph, n, groups=session.groups(n))
+    times = predicted_ms(baseline, counted, session.profile_apart(n))
+    found = measure(session, random_inputs(session.graph, n, seed=0), runs) if check else None
+    analysis = waterline(counted, limits, session.threads, found.times_ms if found else None, found.median_ms if found else None)
     kernels = [
         {"name": box.work.name, "bound_ms": box.bound_ms("cached"), "predicted_ms": times[box.work.name], "measured_ms": box.measured_ms}
         for box in analysis.boxes
     ]
-    return row(str(change), analysis, total, analysis.measured_ms, kernels)
+    return row(str(change), analysis, sum(times.values()) * baseline.whole_over_parts, analysis.measured_ms, kernels)

@@ -173,7 +173,7 @@ def waterline(
     times_ms: Mapping[str, float] | None = None,
     measured_ms: float | None = None,
 ) -> Waterline:
-    """Every kernel of `works` on `machine`. threads: default all. times_ms: measured, by kernel; measured_ms: of the whole.
+    """Every kernel of `works` on `machine`. threads: default all. times_ms: measured, by op; measured_ms: of the whole.
 
     Errors: MachineError (no peak for an element type, threads that the machine's rates do not cover).
     """
@@ -185,8 +185,14 @@ def waterline(
         levels = tuple(_limit(machine, to, level[i], threads) for to, level in zip(machine.memories[1:], missed))
         peak, arithmetic_ms = _arithmetic(row, machine, threads)
         cold = _limit(machine, main, cold_bytes, threads)
-        boxes.append(Box(row, peak, arithmetic_ms, cold, levels or (cold,), None if times_ms is None else times_ms.get(row.name)))
+        boxes.append(Box(row, peak, arithmetic_ms, cold, levels or (cold,), None if times_ms is None else _measured(row, times_ms)))
     return Waterline(tuple(boxes), machine, threads, measured_ms)
+
+
+def _measured(row: Work, times_ms: Mapping[str, float]) -> float | None:
+    """Of a group: the sum of its ops, among which `Session.profile` shares its time out."""
+    times = [times_ms[name] for name in row.names if name in times_ms]
+    return sum(times) if times else None
 
 
 def _limit(machine: Machine, memory: Memory, count: int, threads: int) -> Limit:
@@ -195,7 +201,7 @@ def _limit(machine: Machine, memory: Memory, count: int, threads: int) -> Limit:
 
 
 def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float]:
-    """Multiply-adds per second of the better way, and milliseconds: all weights at the dense peak, or the kept ones gathered."""
+    """Multiply-adds (or look-ups) per second of the best way, and milliseconds. Look-ups without a peak count as multiply-adds."""
     if row.parts:
         peaks, times = zip(*(_arithmetic(part, machine, threads) for part in row.parts))
         return max(peaks), sum(times)
@@ -206,6 +212,6 @@ def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float
             f"{machine.name} has no peak for {row.element} (it has {have}), which {row.name} computes in; choose another --element"
         )
     steps_s = row.steps / (2 * dense)
-    ways = ((macs, machine.macs_per_s(row.element, fmt, threads)) for fmt, macs in row.ways or (("dense", row.macs_kept),))
-    seconds, peak = min((macs / peak, peak) for macs, peak in ways if peak)
+    ways = [(macs, machine.macs_per_s(row.element, fmt, threads)) for fmt, macs in row.ways or (("dense", row.macs_kept),)]
+    seconds, peak = min([(macs / peak, peak) for macs, peak in ways if peak] or [(row.look_ups / dense, dense)])
     return peak, (seconds + steps_s) * 1e3

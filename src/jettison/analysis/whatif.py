@@ -1,18 +1,18 @@
 """What if: the same network pruned, in int8, fused, in larger batches. Limits, predicted times, and the check of the prediction.
 
-The change is really made to the graph (weights pruned at once by magnitude, ranges from random images), so that its
-limits are counted as any network's, and its kernels exist. Only accuracy is not looked at. Predicted is
+The change is really made to the graph (weights pruned at once by magnitude, ranges from random images, every block one
+group), so that its limits are counted as any network's, and its kernels exist. Only accuracy is not looked at. Predicted is
 
-    t' = Σ apart'_i + Σ (t_i − apart_i) · b'_i / b_i + (T − Σ t_i)
+    T' = T / Σ t_i · Σ t'_i        t'_i = apart'_i + (t_i − apart_i) · b'_i / b_i
 
 apart: a kernel's time apart from the network, measured for the old and the new one (`Session.profile_apart`). What it took
-beyond that in the old network, because its data came from elsewhere, is taken to follow its bytes b. Idle time stays.
-A fused kernel that nobody has written counts as its parts, with fewer bytes.
+beyond that in the old network, because its data came from elsewhere, is taken to follow its bytes b. A kernel that the
+change brought in (a group, a conversion) takes beyond its time apart what all kernels do by byte. Idle time keeps its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,13 +21,13 @@ import numpy as np
 from ..errors import FormatError, InputError
 from ..formats import NM
 from ..graph import Graph, Op, weight_shape
+from ..planner import stretches
 from ..spec import WEIGHTED
 from .measure import Measured
 from .waterline import Waterline
 from .work import Work, fused, works
 
 IMAGE_CHANNELS = 4  # a convolution of no more input channels reads the image
-FUSABLE = ("conv", "linear", "act", "affine", "add", "mul", "layer_norm", "dequantize", "quantize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,36 +97,26 @@ def _may_have(graph: Graph, op: Op, fmt: NM) -> bool:
     return op.kind == "linear" or shape[3] > IMAGE_CHANNELS
 
 
-def changed_works(
-    graph: Graph, change: Change, batch: int, element: str | None = None, groups: Collection[Sequence[str]] = ()
-) -> tuple[Work, ...]:
-    """The kernels of a changed graph, with blocks fused if that was asked for."""
-    rows = works(graph, change.batch or batch, element, groups)
-    return fused_blocks(graph, rows) if change.fuse else rows
+def blocks(graph: Graph) -> tuple[tuple[str, ...], ...]:
+    """Groups of ops that together move the fewest bytes, with at most one op that is wider than a pixel in each.
 
-
-def fused_blocks(graph: Graph, rows: Sequence[Work]) -> tuple[Work, ...]:
-    """Neighbours joined while one reads only what the other wrote for it alone, and at most one of them is wider than a pixel.
-
-    So a residual block (1×1, 3×3, 1×1; expand, depthwise, project) becomes one kernel, and the halo is that of one layer.
+    So a residual block (1×1, 3×3, 1×1; expand, depthwise, project) becomes one group, and the halo is that of one layer.
     """
-    ops = {op.name: op for op in graph.ops}
-    wide = {name for name, op in ops.items() if op.kind == "conv" and max(op.attrs["kernel"]) > 1}
-    uses = {a.name: 0 for row in rows for a in row.reads}
-    for row in rows:
-        for a in {a.name for a in row.reads}:
-            uses[a] += 1
-    out: list[Work] = []
-    halo: list[int] = []
-    for row in rows:
-        is_wide = row.name in wide
-        can = bool(out) and row.kind in FUSABLE and out[-1].kind in (*FUSABLE, "fused") and halo[-1] + is_wide <= 1
-        if can and all(uses.get(a.name) == 1 and a.name in {r.name for r in row.reads} for a in out[-1].writes):
-            out[-1], halo[-1] = fused(out[-1], row), halo[-1] + is_wide
-        else:
-            out.append(row)
-            halo.append(int(is_wide))
-    return tuple(out)
+    ops, rows = graph.ops, {row.name: row for row in works(graph)}
+    wide = [op.kind == "max_pool" or (op.kind == "conv" and max(op.attrs["kernel"]) > 1) for op in ops]
+    found = {(i, j): fused([rows[op.name] for op in ops[i:j]]).bytes for i, j in stretches(graph) if sum(wide[i:j]) <= 1}
+    best: list[tuple[int, int]] = [(0, 0)]  # of the first j ops: fewest bytes, where the last group starts
+    for j in range(1, len(ops) + 1):
+        alone = rows[ops[j - 1].name].bytes if ops[j - 1].name in rows else 0
+        options = [(best[i][0] + found[i, j], i) for i in range(j - 1) if (i, j) in found]
+        best.append(min([(best[j - 1][0] + alone, j - 1), *options]))
+    groups, j = [], len(ops)
+    while j:
+        i = best[j][1]
+        if j - i > 1:
+            groups.append(tuple(op.name for op in ops[i:j]))
+        j = i
+    return tuple(reversed(groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,31 +128,21 @@ class Baseline:
     works: Sequence[Work]
 
     @property
-    def idle_ms(self) -> float:
-        return self.measured.median_ms - sum(self.measured.times_ms.values())
+    def whole_over_parts(self) -> float:
+        """T / Σ t_i."""
+        return self.measured.median_ms / sum(self.measured.times_ms.values())
 
     def beyond_apart_ms(self, row: Work) -> float:
-        """What a kernel of these bytes takes in the network beyond its time apart."""
-        old = next((w for w in self.works if w.name == row.name), None)
+        """What a kernel of these bytes takes in the network beyond its time apart; a change of layout, nobody measured apart, all of it."""
+        mine = [w for w in self.works if w.name == row.name] or [w for w in self.works if w.name in self.apart_ms]
         times = self.measured.times_ms
-        if old is None:  # a kernel that the change brought in
-            rows = [w for w in self.works if w.name in self.apart_ms]
-            return row.bytes * sum(times[w.name] - self.apart_ms[w.name] for w in rows) / max(sum(w.bytes for w in rows), 1)
-        if row.name not in self.apart_ms:  # a change of layout
-            return times[row.name] * row.bytes / max(old.bytes, 1)
-        return (times[row.name] - self.apart_ms[row.name]) * row.bytes / max(old.bytes, 1)
+        beyond = sum(sum(times[name] for name in w.names) - self.apart_ms.get(w.name, 0.0) for w in mine)
+        return beyond * row.bytes / max(sum(w.bytes for w in mine), 1)
 
 
 def predicted_ms(baseline: Baseline, rows: Sequence[Work], apart_ms: Mapping[str, float]) -> dict[str, float]:
-    """Milliseconds of each kernel of the changed network. apart_ms: of its kernels, by op."""
-    times = {}
-    for row in rows:
-        parts = row.parts or (row,)
-        share = row.bytes / max(sum(p.bytes for p in parts), 1)
-        apart = sum(apart_ms.get(p.name, 0.0) for p in parts)
-        beyond = sum(baseline.beyond_apart_ms(p) for p in parts)
-        times[row.name] = max(apart + beyond * (share if beyond > 0 else 1.0), 0.0)
-    return times
+    """Milliseconds of each kernel of the changed network. apart_ms: of its kernels."""
+    return {row.name: max(apart_ms.get(row.name, 0.0) + baseline.beyond_apart_ms(row), 0.0) for row in rows}
 
 
 def row(change: str, analysis: Waterline, predicted: float | None, measured: float | None, kernels: Any = None) -> dict[str, Any]:

@@ -1,21 +1,26 @@
 """What each kernel of a network has to do: operations, and the bytes that it touches. No machine yet.
 
-    operations = 2 · multiply-adds of the kept weights + elementary steps of everything else (`STEPS`)
+    operations = 2 · multiply-adds of the kept weights + look-ups + elementary steps of everything else (`STEPS`)
 
 The epilogue of a convolution (bias, residual, activation) happens in registers and counts as nothing; that of the
-residual is in its bytes. The changes of layout at the network's ends are kernels too: they take time.
+residual is in its bytes. The changes of layout at the network's ends are kernels too: they take time. Ops that run as
+one group, band by band, are one kernel: what passes between them is in no memory.
+
+A table look-up layer multiplies nothing. Of each output pixel it asks C trees L questions, a comparison and an addition
+each, and adds C entries for every output channel; it reads splits, thresholds and tables as the file stores them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from ..formats import NM, Block, Format
-from ..graph import Graph, Op, problem
+from ..formats import NM, Block, Format, Lut
+from ..fusion import group_name
+from ..graph import Graph, Op, problem, weight_shape
 from ..plan import roots
 from ..spec import WEIGHTED
 
@@ -35,8 +40,8 @@ class Access:
 class Work:
     """One kernel on a whole batch. reads: constants first, then inputs in order. element: of its arithmetic.
 
-    ways: how its multiply-adds can be done: (format of the machine's peak, how many then).
-    parts: what a fused kernel computes, one after the other.
+    ways: how its multiply-adds or look-ups can be done: (format of the machine's peak, how many then).
+    parts: the ops of a group, as they would be alone.
     """
 
     name: str
@@ -49,11 +54,17 @@ class Work:
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
     ways: tuple[tuple[str, int], ...] = ()
+    look_ups: int = 0
     parts: tuple[Work, ...] = ()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of its ops."""
+        return tuple(part.name for part in self.parts) or (self.name,)
+
+    @property
     def operations(self) -> int:
-        return 2 * self.macs_kept + self.steps
+        return 2 * self.macs_kept + self.look_ups + self.steps
 
     @property
     def bytes(self) -> int:
@@ -87,7 +98,7 @@ def works(graph: Graph, batch: int = 1, element: str | None = None, groups: Coll
     """A Work per step that runs, named as `Session.profile` names them: layout in, ops (a reshape is none), layout out.
 
     element: count as if every number had this type ("f32", "bf16", "i8"), whatever the graph holds.
-    groups: ops that run band by band (`Session.groups`); what passes between them is in no memory.
+    groups: ops that run as one kernel (`Session.groups`), named by `fusion.group_name`.
     """
     root = roots(graph)
     sizes = {t: batch * spec.size * BYTES[element or DTYPE_ELEMENT[spec.dtype]] for t, spec in graph.tensors.items()}
@@ -98,23 +109,31 @@ def works(graph: Graph, batch: int = 1, element: str | None = None, groups: Coll
     rows = [_layout("input:" + t, Access("caller:" + t, sizes[t]), access(t), element) for t in graph.inputs]
     rows += [_work(graph, op, batch, element, access) for op in graph.ops if op.kind != "reshape"]
     rows += [_layout("output:" + t, access(t), Access("caller:" + t, sizes[t]), element) for t in graph.outputs]
-    return _without_inner(rows, groups)
+    return _grouped(rows, groups)
 
 
-def _without_inner(rows: Sequence[Work], groups: Collection[Sequence[str]]) -> tuple[Work, ...]:
-    """`rows` without the accesses to tensors that only one group writes and reads."""
-    group = {name: i for i, names in enumerate(groups) for name in names}
-    users: dict[str, set[int | str]] = {}
-    for row in rows:
-        for a in (*row.reads, *row.writes):
-            users.setdefault(a.name, set()).add(group.get(row.name, row.name))
-    written = {a.name for row in rows for a in row.writes}
-    inner = {name for name in written if len(users[name]) == 1 and all(isinstance(g, int) for g in users[name])}
+def _grouped(rows: Sequence[Work], groups: Collection[Sequence[str]]) -> tuple[Work, ...]:
+    """`rows` with each group as one kernel, in the place of its last op."""
+    found = {row.name: row for row in rows}
+    last = {names[-1]: fused([found[name] for name in names]) for names in groups}
+    inside = {name for names in groups for name in names}
+    return tuple(last.get(row.name, row) for row in rows if row.name in last or row.name not in inside)
 
-    def outer(accesses: tuple[Access, ...]) -> tuple[Access, ...]:
-        return tuple(a for a in accesses if a.name not in inner)
 
-    return tuple(replace(row, reads=outer(row.reads), writes=outer(row.writes)) for row in rows)
+def fused(rows: Sequence[Work]) -> Work:
+    """One kernel for all: only the last result leaves it, and what they write for each other is in no memory.
+
+    Its accesses are theirs in the same order less those, so no traffic model can see more bytes. A tensor that several
+    read (the residual) is touched as often and costs once.
+    """
+    inner = {a.name for row in rows[:-1] for a in row.writes}
+    fmt = "+".join(dict.fromkeys(row.format for row in rows if row.format))
+    most = max(rows, key=lambda row: row.macs_dense)
+    return Work(
+        group_name([row.name for row in rows]), "fused", fmt, most.element, sum(r.macs_dense for r in rows),
+        sum(r.macs_kept for r in rows), sum(r.steps for r in rows), tuple(a for r in rows for a in r.reads if a.name not in inner),
+        rows[-1].writes, look_ups=sum(r.look_ups for r in rows), parts=tuple(rows),
+    )  # fmt: skip
 
 
 def _layout(name: str, source: Access, target: Access, element: str | None) -> Work:
@@ -128,6 +147,10 @@ def _work(graph: Graph, op: Op, batch: int, element: str | None, access: Callabl
     if op.kind in WEIGHTED:
         size = problem(graph, op, batch)
         kept = size.cost(op.format, 0).macs
+        if isinstance(op.format, Lut):
+            trees = batch * size.p * size.q * op.format.codebooks(weight_shape(graph, op))
+            steps, ways = 2 * trees * op.format.levels, (("lut", kept),)
+            return Work(op.name, op.kind, str(op.format), own, size.macs, 0, steps, reads, writes, ways, look_ups=kept)
         return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes, _ways(op.format, size.macs, kept))
     x, y = (batch * graph.tensors[t].size for t in (op.inputs[0], op.outputs[0]))
     return Work(op.name, op.kind, "", own, 0, 0, STEPS[op.kind](op, x, y) if op.kind in STEPS else 0, reads, writes)
@@ -143,29 +166,15 @@ def _ways(fmt: Format, dense: int, kept: int) -> tuple[tuple[str, int], ...]:
 
 
 def _constants(graph: Graph, op: Op, element: str | None) -> list[Access]:
-    """As the file stores them; as another element the values change their size, indices do not."""
-    found: dict[str, int] = {}
+    """As the file stores them; as another element the values of weights change their size, indices and tables do not."""
+
+    def size(part: np.ndarray) -> int:
+        return part.nbytes if element is None or not op.format.linear or part.dtype == np.uint8 else part.size * BYTES[element]
+
+    found: list[Access] = []
     for role, name in op.params.items():
         if role == "weight" and op.kind in WEIGHTED:
-            parts = graph.weight_parts(op).values()
-            found["weight:" + name] = sum(a.nbytes if element is None or a.dtype == np.uint8 else a.size * BYTES[element] for a in parts)
+            found.append(Access("weight:" + name, sum(map(size, graph.weight_parts(op).values()))))
         else:
-            found["weight:" + name] = graph.constants[name].nbytes
-    return [Access(name, b) for name, b in found.items()]
-
-
-def fused(first: Work, second: Work) -> Work:
-    """Both in one kernel: what `first` wrote for `second` alone never leaves the registers or the nearest cache.
-
-    Its accesses are those of both in the same order less that tensor, so no traffic model can see more bytes. A tensor
-    that both read (the residual) is touched twice and costs once.
-    """
-    inner = {a.name for a in first.writes}
-    reads = (*first.reads, *(a for a in second.reads if a.name not in inner))
-    name = f"{first.name}+{second.name}"
-    fmt = "+".join(dict.fromkeys(f for f in (first.format, second.format) if f))
-    return replace(
-        first, name=name, kind="fused", format=fmt, macs_dense=first.macs_dense + second.macs_dense,
-        macs_kept=first.macs_kept + second.macs_kept, steps=first.steps + second.steps, reads=reads, writes=second.writes,
-        parts=(*(first.parts or (first,)), *(second.parts or (second,))),
-    )  # fmt: skip
+            found.append(Access("weight:" + name, graph.constants[name].nbytes))
+    return found

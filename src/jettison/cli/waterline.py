@@ -65,7 +65,7 @@ def waterline(
     from ..analysis import summary
     from ..analysis.machine import load
     from ..analysis.study import limits_only, measured
-    from ..analysis.whatif import Change
+    from ..analysis.whatif import Change, changed
     from ..bench import processors
     from ..bench.machine import provenance
     from ..bench.process import pinned
@@ -80,12 +80,13 @@ def waterline(
     with output.progress() as tell:
         tell(f"building {target}", 0.0)
         graph = _graph(target, pattern, image_size, element if timed else None)
+        made = [(change, changed(graph, change)) for change in changes]
         if limits is None or timed:
             cpus = processors(threads)
             with pinned(cpus):
-                study = measured(graph, limits, len(cpus), batch, runs, changes, check, tell)
+                study = measured(graph, limits, len(cpus), batch, runs, made, check, tell)
         else:
-            study = limits_only(graph, limits, threads, batch, ELEMENTS[element] if element else None, changes)
+            study = limits_only(graph, limits, threads, batch, ELEMENTS[element] if element else None, made)
     analysis = study.analysis
     about = {"network": target, "element": element or graph.element, "pattern": pattern, "batch": batch, "threads": analysis.threads}
     about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if timed else "none"}
