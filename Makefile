@@ -107,6 +107,7 @@ bench: $(VENV)/.test native
 docs: $(VENV)/.test
 	$(BIN)/python bench/readme_table.py
 	$(BIN)/python bench/plot_accuracy.py
+	$(BIN)/python bench/picture_report.py
 
 .PHONY: clean
 clean:

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     linked = {f"{folder}/{name}": r for name, r in results.items()}
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
-        "post_training": post_training,
+        "post_training": post_training, "waterline": waterline,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -232,6 +233,45 @@ def post_training(results: dict[str, dict[str, Any]]) -> str:
 
 def _percent_cell(row: dict[str, Any] | None) -> str:
     return "–" if row is None else f"{row['percent']:.2f}"
+
+
+def waterline(results: dict[str, dict[str, Any]]) -> str:
+    """The probe beside another program, layers beside the whole, predictions beside measurements: medians of all runs."""
+    found = [(name, r) for name, r in results.items() if "waterline" in r]
+    return "\n".join(
+        f"{_machine(r)} [{name.rpartition('/')[2]}]({name})\n\n{_probed(r['waterline']['probe'])}\n{_predicted(r['waterline']['networks'])}"
+        for name, r in found
+    )
+
+
+def _probed(runs: list[dict[str, Any]]) -> str:
+    lines = ["| one core, G multiply-adds/s | `jettison probe` (of all runs) | microbenchmark | difference |\n|---|---|---|---|\n"]
+    for key in runs[0]["microbenchmark"]:
+        ours, theirs = ([run[part][key] for run in runs] for part in ("rates", "microbenchmark"))
+        ours = [rate[0] for rate in ours]
+        row = f"{_giga(median(ours))} ({_giga(min(ours))} – {_giga(max(ours))}) | {_giga(median(theirs))}"
+        lines.append(f"| {key} | {row} | {100 * (median(ours) / median(theirs) - 1):+.1f}% |\n")
+    return "".join(lines)
+
+
+def _giga(rate: float) -> str:
+    return f"{rate / 1e9:.1f}"
+
+
+def _predicted(networks: dict[str, list[dict[str, Any]]]) -> str:
+    head = "| network, float32, batch 1 | measured, ms | sum of its layers | E | E\\* |\n|---|---|---|---|---|\n"
+    rows = "| network | change | limit, ms | predicted, ms | measured, ms | error (of all runs) |\n|---|---|---|---|---|---|\n"
+    for network, runs in networks.items():
+        whole, layers = (median(run[key] for run in runs) for key in ("end_to_end_ms", "layers_ms"))
+        off = median(run["layers_ms"] / run["end_to_end_ms"] - 1 for run in runs)
+        shares = " | ".join(f"{100 * median(run[key] for run in runs):.0f}%" for key in ("efficiency", "attainable"))
+        head += f"| {network} | {whole:.2f} | {layers:.2f} ({100 * off:+.1f}%) | {shares} |\n"
+        for cells in zip(*(run["what_if"][1:] for run in runs)):
+            times = " | ".join(f"{median(c[key] for c in cells):.2f}" for key in ("bound_ms", "predicted_ms", "measured_ms"))
+            errors = [100 * c["error"] for c in cells]
+            spread = f"{median(errors):+.1f}% ({min(errors):+.1f} … {max(errors):+.1f})"
+            rows += f"| {network} | {cells[0]['change']} | {times} | {spread} |\n"
+    return f"{head}\n{rows}"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from jettison.bench import processors
 from jettison.bench.machine import describe, provenance
 from jettison.bench.process import pinned
 from jettison.bench.target import networks
+from jettison.file import replace
 from jettison.runtime import isas
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,12 +50,14 @@ def main() -> None:
     if args.what == "build":
         build()
         return
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"probe": [], "networks": {}}
+    if args.what == "measure" and not args.network:
+        parser.error(f"measure which network? {', '.join(NETWORKS)}")
+    found = json.loads(RESULT.read_text())["waterline"] if RESULT.exists() else {"probe": [], "networks": {}}
     if args.what == "probe":
         found["probe"].append(probed(args.peak, args.machine))
     else:
         found["networks"].setdefault(args.network, []).append(studied(args.network, args.machine))
-    RESULT.write_text(json.dumps({**found, "threads": THREADS, **provenance()}, indent=1) + "\n")
+    replace(RESULT, (json.dumps({"waterline": found, "threads": THREADS, **provenance()}, indent=1) + "\n").encode())
 
 
 def build() -> None:

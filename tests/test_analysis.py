@@ -227,6 +227,8 @@ def test_advice_fits_the_limit():
     near = advice(waterline(rows, MACHINE, 1, {"conv": 1.1}, 1.1))["conv"]
     assert "only less work" in near and "1:4 would lower its limit to 0.333 ms" in near
     assert "better kernel" in advice(waterline(rows, MACHINE, 1, {"conv": 3.0}, 3.0))["conv"]
+    group = fused([conv(500_000, 500_000), replace(conv(500_000, 500_000), name="next", reads=(Access("y", 1),))])
+    assert "fused already" in advice(waterline([group], MACHINE, 1, {"conv": 1.5, "next": 1.5}, 3.0))["conv … next"]
     weights = advice(waterline([conv(1, 1, weight_bytes=1 << 14)], MACHINE, 1))["conv"]
     assert "through memory" in weights and "mostly weights" in weights
 

@@ -31,6 +31,18 @@ def six(num_classes=10, in_channels=1):
     )
 """
 
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft(x).real
+
+def odd(num_classes=10, in_channels=1):
+    return Odd()
+"""
+
 
 class Result:
     def __init__(self, code: int, out: str, err: str) -> None:
@@ -158,11 +170,11 @@ def test_waterline_of_another_machine_measures_nothing(call, net):
         (("--machine", "abacus"), "neither a file nor one of"),
         (("--element", "f16"), "--element: 'f16' is not known"),
         (("--element", "bf16"), "no bf16 kernels"),
-        (("--machine", "raspberry-pi-5", "--element", "bf16"), "has no peak for bf16"),
-        (("--machine", "raspberry-pi-5", "--threads", 8), "threads must lie between 1 and 4"),
+        (("--machine", "epyc-zen5", "--element", "bf16"), "has no peak for bf16"),
+        (("--machine", "ryzen-7950x", "--threads", 17), "threads must lie between 1 and 16"),
         (("-o", "nowhere/r.html"), "does not exist"),
         (("--what-if", "int4"), "--what-if: 'int4' is not known"),
-        (("--machine", "raspberry-pi-5", "--measure"), "add --times"),
+        (("--machine", "ryzen-7950x", "--measure"), "add --times"),
         (("--no-times",), "needs a --machine"),
     ],
 )
@@ -170,6 +182,28 @@ def test_waterline_refuses_what_it_cannot_do(call, saved, arguments, message):
     result = call("waterline", saved, *arguments)
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert message in result.err
+
+
+def test_a_model_that_cannot_be_exported_is_refused_by_its_op(call, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    result = call("waterline", f"{tmp_path / 'odd.py'}:odd", "--size", 8, "--machine", "ryzen-7950x")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "operation fft_fft has no place in the graph" in result.err
+
+
+def test_gap_draws_what_waterline_measured(call, tmp_path):
+    known, named = tmp_path / "net18.jettison", tmp_path / "other.jettison"
+    file.save(small(), known, {"accuracy": 0.915, "data": "digits", "settings": {"model": "net18"}})
+    file.save(small(), named, {"data": "digits"})
+    for path, more in (known, ()), (named, ("--accuracy", 88)):
+        call("waterline", path, "--runs", 3, "--threads", 1, "--json", path.with_suffix(".json"), *more)
+    result = call("gap", known.with_suffix(".json"), named.with_suffix(".json"), "-o", tmp_path / "gap.html", "--json", tmp_path / "g.json")
+    points = json.loads((tmp_path / "g.json").read_text())["points"]
+    assert [(p["family"], p["network"], p["accuracy"]) for p in points] == [("net", "net18", 91.5), ("other", "other", 88.0)]
+    assert all(0 < p["efficiency"] < 1 for p in points)
+    assert "91.50%" in result.out and (tmp_path / "gap.html").read_text().startswith("<!doctype html>")
+    refused = call("gap", known.with_suffix(".json"), "-o", tmp_path / "gap.txt")
+    assert refused.code == 2 and "write a .html page or a picture" in refused.err
 
 
 def test_probe_writes_a_machine_that_waterline_takes(call, saved, tmp_path):

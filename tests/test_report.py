@@ -13,7 +13,8 @@ pytest.importorskip("plotly")
 from graphs import small
 from jettison.analysis import summary, waterline, works
 from jettison.analysis.machine import load
-from jettison.analysis.report import ID, boxes, html
+from jettison.analysis.page import ID
+from jettison.analysis.report import boxes, html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -1,12 +1,10 @@
 """The report: one HTML file that needs no network. Plots by plotly, whose JavaScript is embedded; the data as JSON inside.
 
 It is made from plain data (`summary`, and what the command adds), so a report can be drawn again from its own JSON.
-Light and dark follow the reader's system.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,8 +14,8 @@ from string import Template
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
+from .page import definitions, html_table, page
 from .waterline import MODELS
 
 Row = Mapping[str, Any]
@@ -25,29 +23,25 @@ Row = Mapping[str, Any]
 # parts of every kernel's time, bottom up: how the legend calls them, colour
 PARTS = (("arithmetic at the peak", "#3b7dd8"), ("memory limit", "#e0a030"), ("kernel inefficiency", "#d0563f"))
 IDLE = ("idle and dispatch", "#8a8a8a")
+NARROW = 0.06  # of the longest bar: no room for a number
 MOST_HEIGHT = 8.0  # times its arithmetic: kernels above are drawn beside, as wide as their time needs
-ID = "jettison-data"
 
 
 def html(data: Mapping[str, Any], title: str) -> str:
     """The page. data: `summary`, with "title", "about" (name → text), and "what_if" if there was one."""
-    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    body = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     figures = {**{f"waterline-{m}": boxes(data, m) for m in MODELS}, "gap": gap(data)}
     if data.get("what_if"):
         figures["what-if"] = what_if(data["what_if"])
-    return page.substitute(
-        title=escape(title),
+    filled = body.substitute(
         headline=_headline(data["network"]),
-        about=_definitions(data["about"]),
+        about=definitions(data["about"]),
         warnings="".join(f"<p class=warning>{escape(w)}</p>" for w in data["warnings"]),
         advice="".join(f"<li><b>{escape(k)}</b> {escape(v)}</li>" for k, v in data["advice"].items()),
         what_if_table=_what_if_table(data.get("what_if") or []),
         table=_table(data["kernels"]),
-        id=ID,
-        json=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        plotly=get_plotlyjs(),
-        figures="{" + ", ".join(f'"{name}": {f.to_json()}' for name, f in figures.items()).replace("<", "\\u003c") + "}",
     )
+    return page(title, filled, data, figures)
 
 
 # ---- plots
@@ -115,6 +109,7 @@ def _hover(row: Row, model: str) -> str:
     limit = row[model]
     lines = [
         f"<b>{escape(row['name'])}</b> {row['kind']} {row['format']} {row['element']}",
+        *([f"{len(row['layers'])} layers"] if len(row["layers"]) > 1 else []),
         f"{row['macs_kept'] / 1e6:.2f} M MACs kept of {row['macs_dense'] / 1e6:.2f} M, {row['operations'] / 1e6:.2f} M operations",
         f"{limit['bytes'] / 1e6:.3f} MB of main memory ({model})",
         f"limit {limit['bound_ms']:.4f} ms by {limit['bound_by']}",
@@ -132,12 +127,11 @@ def gap(data: Mapping[str, Any]) -> go.Figure:
     if network["measured_ms"] is not None:
         series[PARTS[2][0]] = [network[m]["gap"]["kernel_ms"] for m in MODELS]
         series[IDLE[0]] = [network[m]["gap"]["idle_ms"] for m in MODELS]
-    colours = dict((*PARTS, IDLE))
+    colours, most = dict((*PARTS, IDLE)), max(sum(values[i] for values in series.values()) for i in range(len(MODELS)))
     for label, values in series.items():
-        text = [f"{v:.2f} ms" for v in values]
-        figure.add_bar(
-            y=[f"{m} traffic" for m in MODELS], x=values, name=label, orientation="h", marker={"color": colours[label]}, text=text
-        )
+        text = [f"{v:.3f} ms" if abs(v) > NARROW * most else "" for v in values]
+        look = {"marker": {"color": colours[label]}, "text": text, "textposition": "inside", "hovertemplate": f"{label}: %{{x:.4f}} ms"}
+        figure.add_bar(y=[f"{m} traffic" for m in MODELS], x=values, name=label, orientation="h", **look)
     figure.update_layout(barmode="relative", height=230, xaxis_title="milliseconds", legend={"orientation": "h", "y": 1.3})
     return figure
 
@@ -169,11 +163,7 @@ def _headline(network: Row) -> str:
     if network["measured_ms"] is not None:
         times = f"; efficiency gap {1 / network['efficiency']:.2f}" if network["efficiency"] else ""
         pairs["measured"] = f"{network['measured_ms']:.3f} ms: E {network['efficiency']:.1%}{times}"
-    return _definitions(pairs)
-
-
-def _definitions(pairs: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs.items())
+    return definitions(pairs)
 
 
 COLUMNS = (
@@ -196,7 +186,7 @@ COLUMNS = (
 
 
 def _table(rows: Sequence[Row]) -> str:
-    return _html_table([name for name, _ in COLUMNS], [[value(row) for _, value in COLUMNS] for row in rows])
+    return html_table([name for name, _ in COLUMNS], [[value(row) for _, value in COLUMNS] for row in rows])
 
 
 def _what_if_table(rows: Sequence[Row]) -> str:
@@ -206,19 +196,4 @@ def _what_if_table(rows: Sequence[Row]) -> str:
     keys = ("bound_ms", "predicted_ms", "measured_ms")
     errors = [None if r["error"] is None else 100 * r["error"] for r in rows]
     cells = [[r["change"], r["operations"] / 1e9, *(r[k] for k in keys), error] for r, error in zip(rows, errors)]
-    return "<h2>What if</h2><div id=what-if></div>" + _html_table(names, cells)
-
-
-def _html_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th><button>{escape(n)}</button></th>" for n in names)
-    body = "".join("<tr>" + "".join(_cell(v) for v in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _cell(value: Any) -> str:
-    """data-value is what sorting compares."""
-    if value is None:
-        return "<td></td>"
-    if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
-    return f'<td class=number data-value="{value!r}">{value:.4g}</td>'
+    return "<h2>What if</h2><div id=what-if></div>" + html_table(names, cells)

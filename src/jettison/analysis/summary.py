@@ -44,12 +44,14 @@ def _kernel(box: Box) -> dict[str, Any]:
     work = box.work
     return {
         "name": work.name,
+        "layers": list(work.names),
         "kind": work.kind,
         "format": work.format,
         "element": work.element,
         "operations": work.operations,
         "macs_dense": work.macs_dense,
         "macs_kept": work.macs_kept,
+        "look_ups": work.look_ups,
         "arithmetic_ms": box.arithmetic_ms,
         "measured_ms": box.measured_ms,
         **{

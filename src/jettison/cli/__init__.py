@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "bench": "Time against other engines on this machine, interleaved, outputs checked.",
     "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time, limit.",
     "waterline": "Where each millisecond goes: the machine's limits, the network's layers, a report.",
+    "gap": "Accuracy over latency, ideal and measured: how well families of networks use a machine.",
     "probe": "Measure what this machine permits: multiply-adds and bytes a second.",
     "simulate": "Latency and energy on sparse accelerators, by an analytical model.",
     "export": "Write a file's network as ONNX, float32 or int8 (QDQ).",

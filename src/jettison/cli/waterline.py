@@ -45,6 +45,10 @@ def waterline(
     check: Annotated[
         bool, typer.Option("--measure", help="Measure the changed networks too, and say how wrong the predictions were.")
     ] = False,
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="Percent, to note in the result for `jettison gap`. Default: what the file says.", min=0, max=100),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Report to write, HTML.")] = None,
     json: Json = None,
 ) -> None:
@@ -90,7 +94,10 @@ def waterline(
     analysis = study.analysis
     about = {"network": target, "element": element or graph.element, "pattern": pattern, "batch": batch, "threads": analysis.threads}
     about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if timed else "none"}
-    data = {**summary(analysis), "about": about, "what_if": study.what_if, **provenance()}
+    noted = _accuracy(target, accuracy)
+    if noted:
+        about |= {"accuracy": f"{noted['percent']:.2f}%"} | {k: noted[k] for k in ("data", "model") if noted[k]}
+    data = {**summary(analysis), "about": about, "accuracy": noted, "what_if": study.what_if, **provenance()}
     data["warnings"] += study.warnings
     _show(output, data, f"{target} on {analysis.machine.name}, batch {batch}, {analysis.threads} threads")
     output.save(data)
@@ -121,6 +128,18 @@ def _graph(target: str, pattern: str, image_size: int | None, element: str | Non
 
         return load(target)
     return networks(target, [parse(pattern)], image_size, seed=0, element=element or "f32")[-1].graph
+
+
+def _accuracy(target: str, given: float | None) -> dict[str, Any] | None:
+    """{"percent", "data", "model"}: as given, or as `jettison compress` noted in the file; None if nobody knows."""
+    from ..file import load_meta
+
+    meta = load_meta(target) if target.endswith(".jettison") else {}
+    noted = meta.get("accuracy")
+    percent = given if given is not None else 100 * noted if isinstance(noted, float) else None
+    settings = meta.get("settings")
+    model = settings.get("model") if isinstance(settings, dict) else None
+    return None if percent is None else {"percent": percent, "data": meta.get("data", ""), "model": model}
 
 
 def _write(out: Path, data: Mapping[str, Any]) -> None:
