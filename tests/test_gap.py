@@ -39,6 +39,7 @@ def test_families_come_from_names_or_are_given(written):
         "resnet": ["r8", "resnet20"], "mine": ["resnet20"], "convnext": ["timm:convnext_atto"],
     }  # fmt: skip
     assert common == {"processor": "Some CPU", "threads": 2, "batch": 1, "data": "digits"}
+    assert load([written("d.json", accuracy={"data": ""}), slow])[1] == common  # given by hand: of unknown data
     assert [p.efficiency for p in points[:2]] == [0.25, 0.5]
     assert efficiencies(points[:1]) == [(2.0, 90.0, "E 25%")]  # in the middle, as the axis is logarithmic
 

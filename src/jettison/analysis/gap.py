@@ -54,9 +54,9 @@ def load(names: Sequence[str]) -> tuple[list[Point], dict[str, Any]]:
             key: data["about"][key] for key in ("threads", "batch")
         }
         for key, value in about.items():
-            if common.setdefault(key, value) != value:
+            if value != "" and common.setdefault(key, value) != value:  # nobody noted on which data a given accuracy was measured
                 raise InputError(f"{path}: {key} is {value}, in {names[0]} it is {common[key]}; they cannot stand in one plot")
-    return points, common
+    return points, {"data": "the test set", **common}
 
 
 def _read(path: str) -> dict[str, Any]:
