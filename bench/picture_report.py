@@ -33,6 +33,7 @@ def main() -> None:
         page.write_text(html(data, f"Jettison: {data['about']['network']} on {data['limits']['name']}"), encoding="utf-8")
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(viewport=SIZE, color_scheme="light")
+        tab.set_default_timeout(120_000)
         tab.goto(page.as_uri())
         for plot in ("#waterline", "#gap"):
             tab.wait_for_selector(f"{plot} .bars path", state="attached")

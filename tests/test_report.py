@@ -58,6 +58,7 @@ def test_a_browser_shows_it(page, scheme):
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(color_scheme=scheme)
+        tab.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         complaints: list[str] = []
         tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         tab.on("pageerror", lambda e: complaints.append(str(e)))
