@@ -28,7 +28,7 @@ MOST_HEIGHT = 8.0  # times its arithmetic: kernels above are drawn beside, as wi
 
 
 def html(data: Mapping[str, Any], title: str) -> str:
-    """The page. data: `summary`, with "title", "about" (name → text), and "what_if" if there was one."""
+    """The page. data: `summary`, with "about" (name → text) and "what_if" (rows, or none)."""
     body = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     figures = {**{f"waterline-{m}": boxes(data, m) for m in MODELS}, "gap": gap(data)}
     if data.get("what_if"):

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 
 from .advice import advice
-from .waterline import MODELS, Box, Waterline
+from .waterline import MODELS, Box, Limit, Waterline
 
 
 def summary(analysis: Waterline) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _kernel(box: Box) -> dict[str, Any]:
     }
 
 
-def _main(box: Box, model: str) -> Any:
+def _main(box: Box, model: str) -> Limit:
     """What main memory sees."""
     return box.cold if model == "cold" else box.cached[-1]
 
