@@ -5,7 +5,7 @@
 
 Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
 "summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
-training (it has "steps"), pruning without training (it has "post_training").
+training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv").
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     linked = {f"{folder}/{name}": r for name, r in results.items()}
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
-        "post_training": post_training, "waterline": waterline,
+        "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -158,6 +158,31 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {row['ratio']:.2f}× |\n")
         tables.append("".join(lines))
     return "\n".join(tables)
+
+
+def tabconv(results: dict[str, dict[str, Any]]) -> str:
+    """A line for each network; in brackets what the paper reports."""
+    out = []
+    for name, r in results.items():
+        if "tabconv" not in r:
+            continue
+        out.append(
+            "| network | data | pattern | operations saved | accuracy, % | kept | weights or tables, KB "
+            f"| ms: dense int8 | 1:4 int8 | tables | ONNX Runtime int8 |\n{11 * '|---'}|\n"
+        )
+        for row in r["tabconv"]:
+            p, saved, kept = row["percent"], f"{row['operations']['saved_percent']:.1f}%", f"{row['kept_percent']:.1f}%"
+            saved, kept = (f"{mine} ({paper})" if paper else mine for mine, paper in ((saved, row["saved"]), (kept, row["kept"])))
+            storage = " → ".join(f"{row['storage_bytes'][k] / 1000:.0f}" for k in ("int8", "tables"))
+            ms = {(t["engine"], t["pattern"]): f"{t['median_ms']:.3f}" for t in row["ms"] or []}
+            wanted = (("jettison", "dense"), ("jettison", "1:4"), ("jettison", row["pattern"]), ("onnxruntime", "dense"))
+            cells = f"[{row['network']}]({name}) | {row['data']} | {row['pattern']}, {row['epochs']} epochs | {saved}"
+            out.append(
+                f"| {cells} | {p['f32']:.2f} → {p['tables']:.2f} | {kept} | {storage} | {' | '.join(ms.get(w, '–') for w in wanted)} |\n"
+            )
+        if r["missing"]:
+            out.append(f"\nNot run yet: {', '.join(r['missing'])}.\n")
+    return "".join(out)
 
 
 def mask_cost(results: dict[str, dict[str, Any]]) -> str:

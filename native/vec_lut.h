@@ -11,7 +11,7 @@
 // the four bytes of a row stand together, so `vpdpbusd` with ones adds them to the row's sum. Two instructions for 64
 // look-ups where words take four. Bringing four codebooks' bytes together leaves the rows in another order: `row_of`.
 #pragma once
-#include "vec_i8.h"
+#include "conv_i8.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -22,16 +22,9 @@ constexpr int kEntries = 16;    // prototypes of a table
 constexpr int kLevels = 4;      // of a tree
 constexpr int kTreeBytes = 64;  // packed thresholds of a codebook: 16 bytes for each level, the first 2^level are used
 
-// Where a tree finds one of its inputs: a plane, and the slot of the tile's first row in it.
+// Where a tree finds one of its inputs: a plane, the slot of the tile's first row in it, and which `Taken` holds for it.
 struct Split {
-  int32_t plane, slot;
-};
-
-// Planes of u8, `stride` bytes from one to the next.
-struct PlaneBytes {
-  const uint8_t* first;
-  int64_t stride;
-  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+  int32_t plane, slot, taken;
 };
 
 #if defined(JETTISON_AVX512)
@@ -39,6 +32,31 @@ struct PlaneBytes {
 constexpr int kRows = 64;
 constexpr int kStep = 4;
 constexpr int kEntryOffset = 0;  // added to every entry
+
+using Taken = __mmask64;
+
+// The rows with column + shift in 0 … pitch − 1.
+JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
+  Taken rows = 0;
+  for (int i = 0; i < kRows; i += W) {
+    const __m512i x = add(load_i32(column + i), set1_i32(shift));
+    rows |= (Taken)_mm512_cmplt_epu32_mask(x, set1_i32(pitch)) << i;
+  }
+  return rows;
+}
+
+// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
+struct PlaneBytes {
+  const uint8_t* first;
+  int64_t stride;
+  const Taken* taken;
+  uint8_t zero;
+  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+};
+
+JT_INLINE __m512i inputs(const PlaneBytes& planes, const Split& s) {
+  return _mm512_mask_loadu_epi8(_mm512_set1_epi8((char)planes.zero), planes.taken[s.taken], planes.at(s));
+}
 
 JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 / 4 * 16 + slot / 16 * 4 + slot % 4; }
 
@@ -48,7 +66,7 @@ JT_INLINE __m512i leaves(const PlaneBytes& planes, const Split* splits, const ui
   __m512i code = _mm512_setzero_si512();
   for (int level = 0; level < kLevels; ++level) {
     const __m512i threshold = _mm512_shuffle_epi8(table_of(tree + 16 * level), code);
-    const __mmask64 right = _mm512_cmpgt_epu8_mask(_mm512_loadu_si512(planes.at(splits[level])), threshold);
+    const __mmask64 right = _mm512_cmpgt_epu8_mask(inputs(planes, splits[level]), threshold);
     code = _mm512_mask_add_epi8(code, right, code, _mm512_set1_epi8((char)(1 << level)));
   }
   return code;
@@ -84,17 +102,10 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
 }
 
 // Rows of one output channel as bytes, in their order: requantize(float32(sum)·multiplier + float32(r − zero)·ratio), quantized.py.
-// Packing inside each 16 bytes undoes the order of `row_of`. Saturating in 16 bits on the way changes no clamped byte.
-struct RowEpilogue {
-  __m512i zero, low, high;  // of the output; zero as words, the bounds as bytes
-  __m512i residual_zero;
-  f32v ratio;
-};
-
+// Packing inside each 16 bytes undoes the order of `row_of`.
 template <bool Residual>
-JT_INLINE __m512i requantize_rows(const RowEpilogue& e, const int32_t* sums, float multiplier, const uint8_t* residual) {
-  const f32v m = set1(multiplier), large = set1(65536.0f);  // beyond int32 vpcvtps2dq would turn the sign
-  __m512i x[4];
+JT_INLINE u8v requantize_rows(const EpilogueI8& e, const int32_t* sums, float multiplier, const uint8_t* residual) {
+  i32v x[4];
   if (Residual) {
     const __m512i r = _mm512_loadu_si512(residual), none = _mm512_setzero_si512();
     const __m512i lower = _mm512_unpacklo_epi8(r, none), upper = _mm512_unpackhi_epi8(r, none);
@@ -102,13 +113,11 @@ JT_INLINE __m512i requantize_rows(const RowEpilogue& e, const int32_t* sums, flo
     x[2] = _mm512_unpacklo_epi16(upper, none), x[3] = _mm512_unpackhi_epi16(upper, none);
   }
   for (int g = 0; g < 4; ++g) {
-    f32v t = mul(to_float(load_i32(sums + g * 16)), m);
+    f32v t = mul(to_float(load_i32(sums + g * 16)), set1(multiplier));
     if (Residual) t = add(t, mul(to_float(sub(x[g], e.residual_zero)), e.ratio));
-    x[g] = round_to_i32(min(t, large));
+    x[g] = round_below(t);
   }
-  const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(x[0], x[1]), e.zero);
-  const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(x[2], x[3]), e.zero);
-  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(lower, upper), e.low), e.high);
+  return pack_bytes(x, e.bytes);
 }
 
 // x[i] lane j becomes x[j] lane i.
@@ -137,6 +146,28 @@ constexpr int kRows = 32;
 constexpr int kStep = 1;
 constexpr int kEntryOffset = 128;
 
+using Taken = __m256i;  // a byte of ones or zeros for every row
+
+JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
+  uint8_t rows[kRows];
+  for (int i = 0; i < kRows; ++i) rows[i] = (uint32_t)(column[i] + shift) < (uint32_t)pitch ? 0xff : 0;
+  return _mm256_loadu_si256((const __m256i*)rows);
+}
+
+// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
+struct PlaneBytes {
+  const uint8_t* first;
+  int64_t stride;
+  const Taken* taken;
+  uint8_t zero;
+  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+};
+
+JT_INLINE __m256i inputs(const PlaneBytes& planes, const Split& s) {
+  const __m256i x = _mm256_loadu_si256((const __m256i*)planes.at(s));
+  return _mm256_blendv_epi8(_mm256_set1_epi8((char)planes.zero), x, planes.taken[s.taken]);
+}
+
 JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 * 2 + slot / 16; }
 
 JT_INLINE __m256i table_of(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
@@ -145,7 +176,7 @@ JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8
   __m256i code = _mm256_setzero_si256();
   for (int level = 0; level < kLevels; ++level) {
     const __m256i threshold = _mm256_shuffle_epi8(table_of(tree + 16 * level), code);
-    const __m256i x = _mm256_loadu_si256((const __m256i*)planes.at(splits[level]));
+    const __m256i x = inputs(planes, splits[level]);
     const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(x, threshold), x);
     code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
   }
@@ -204,12 +235,34 @@ constexpr int kRows = 16;
 constexpr int kStep = 1;
 constexpr int kEntryOffset = 0;
 
+struct Taken {
+  bool row[kRows];
+};
+
+JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
+  Taken t;
+  for (int i = 0; i < kRows; ++i) t.row[i] = (uint32_t)(column[i] + shift) < (uint32_t)pitch;
+  return t;
+}
+
+// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
+struct PlaneBytes {
+  const uint8_t* first;
+  int64_t stride;
+  const Taken* taken;
+  uint8_t zero;
+  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+};
+
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   for (int i = 0; i < kRows; ++i) {
     int code = 0;
-    for (int level = 0; level < kLevels; ++level) code |= (planes.at(splits[level])[i] > tree[16 * level + code]) << level;
+    for (int level = 0; level < kLevels; ++level) {
+      const Split& s = splits[level];
+      code |= ((planes.taken[s.taken].row[i] ? planes.at(s)[i] : planes.zero) > tree[16 * level + code]) << level;
+    }
     codes[i] = (uint8_t)code;
   }
 }

@@ -3,11 +3,13 @@
 // A hash tree asks for four bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
 // turned once into planes, one per channel, in which neighbouring output pixels find the same tap in neighbouring bytes.
 //
-//   plane[phase][channel][slot]      slot = Y·pitch + X of the padded input at rows Y·stride + phase_y, columns X·stride + phase_x
-//   output pixel (y, x) at tap (dy, dx) reads slot (y·pitch + x) + ⌊dy / stride⌋·pitch + ⌊dx / stride⌋ of the tap's phase
+//   plane[phase][channel][lead + slot]   slot = Y·pitch + X of the input at rows Y·stride + phase_y − pad_t, columns X·stride + phase_x
+//   output pixel (y, x) at tap (dy, dx) reads slot (y·pitch + x) + ⌊dy / stride⌋·pitch + shift of the tap's phase,
+//   shift = ⌊(dx − pad_l) / stride⌋
 //
-// So kRows consecutive slots are kRows output pixels for one load. Rows stand pitch apart, a little more than q: the few
-// rows of a tile that are no pixel are computed and dropped. What pads a row on the right pads the next one on the left.
+// So kRows consecutive slots are kRows output pixels for one load. Columns that pad a row have no slots: where x + shift is
+// outside 0 … pitch − 1 the load is masked and gives the zero point (`Taken`). pitch is q, or more where the image is wider:
+// the few rows of a tile that are no pixel are then computed and dropped.
 //
 //   job:    some tiles of kRows slots of one image × a range of output channels: fill planes, then per tile encode all
 //           codebooks and look up all channels
@@ -22,12 +24,14 @@ namespace {
 
 constexpr int64_t kBlock = 16;       // channels transposed at once; output channels are cut at multiples of it
 constexpr int64_t kMostTiles = 8;    // of a job: their planes stay in the second-level cache
+constexpr int64_t kFewTiles = 4;     // of a job with few channels, which else spends more on planes than on looking up
 constexpr int64_t kFewJobs = 4;      // fewer are cut across their channels too
 constexpr int64_t kLeastWidth = 64;  // channels for which encoding again is worth it
 
 // The padded input as planes, and its cut into tiles. Everything but the number of images.
 struct Planes {
   int64_t width, pitch;          // output columns, slots from one output row to the next
+  int64_t lead, shifts;          // the leftmost tap's shift is −lead; different shifts, from there on
   int64_t phases_y, phases_x;    // input rows and columns of one stride that the kernel reaches
   int64_t channels;              // rounded up
   int64_t slots, stride;         // of one job's plane; bytes from one to the next
@@ -41,19 +45,24 @@ struct Planes {
 // Phases that the taps 0, dilation, 2·dilation … fall on.
 int64_t phases(int64_t taps, int64_t stride, int64_t dilation) { return taps == 1 || dilation % stride == 0 ? 1 : stride; }
 
+// ⌊column / stride⌋, also left of the image
+int64_t shift_of(int64_t column, int64_t stride) { return column < 0 ? -ceil_div(-column, stride) : column / stride; }
+
 Planes planes_of(const Problem& a) {
   Planes o{};
   o.flat = a.r == 1 && a.s == 1 && a.stride_h == 1 && a.stride_w == 1 && !a.pad_t && !a.pad_l && !a.pad_b && !a.pad_r;
-  const int64_t reach_y = (a.r - 1) * a.dilation_h / a.stride_h, reach_x = (a.s - 1) * a.dilation_w / a.stride_w;
-  const int64_t shared = a.stride_w == 1 ? min64(reach_x, min64(a.pad_l, a.pad_r)) : 0;
+  const int64_t reach_y = (a.r - 1) * a.dilation_h / a.stride_h, last = shift_of((a.s - 1) * a.dilation_w - a.pad_l, a.stride_w);
   o.width = o.flat ? a.p * a.q : a.q;
-  o.pitch = o.flat ? o.width : a.q + reach_x - shared;
+  o.pitch = o.flat ? o.width : max64(a.q, ceil_div(a.w, a.stride_w));
+  o.lead = -min64(0, shift_of(-a.pad_l, a.stride_w));
+  o.shifts = o.lead + max64(0, last) + 1;
   o.phases_y = phases(a.r, a.stride_h, a.dilation_h);
   o.phases_x = phases(a.s, a.stride_w, a.dilation_w);
   o.channels = ceil_div(a.c, kBlock) * kBlock;
   o.tiles = ceil_div(o.flat ? o.width : (a.p - 1) * o.pitch + a.q, kRows);
-  o.tiles_per_job = a.band ? kMostTiles : max64(1, min64(kMostTiles, o.tiles / kFewJobs));
-  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + reach_x, kRows) * kRows;
+  const int64_t least = a.k < kLeastWidth ? min64(kFewTiles, o.tiles) : 1;
+  o.tiles_per_job = a.band ? kMostTiles : max64(least, min64(kMostTiles, o.tiles / kFewJobs));
+  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + o.shifts - 1, kRows) * kRows;
   o.stride = (ceil_div(o.slots, 64) | 1) * 64;  // odd, so that the channels of a block do not meet in one cache set
   return o;
 }
@@ -91,12 +100,18 @@ bool accepts(const Problem& a, const Constants& c) {
 
 int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, codebooks(c)).bytes; }
 
+// Which of a stride's columns `column` is; 0 where all taps fall on one.
+int64_t phase_x(const Problem& a, const Planes& p, int64_t column) {
+  return p.phases_x == 1 ? 0 : column - shift_of(column, a.stride_w) * a.stride_w;
+}
+
 // The same for every number of rows.
 Split split_of(const Problem& a, const Planes& p, int32_t split) {
   const int64_t channel = split % a.c, tap = split / a.c;
-  const int64_t dy = tap / a.s * a.dilation_h, dx = tap % a.s * a.dilation_w;
-  const int64_t phase = dy % a.stride_h * p.phases_x + dx % a.stride_w;
-  return {(int32_t)(phase * p.channels + channel), (int32_t)(dy / a.stride_h * p.pitch + dx / a.stride_w)};
+  const int64_t dy = tap / a.s * a.dilation_h, dx = tap % a.s * a.dilation_w - a.pad_l;
+  const int64_t from_lead = shift_of(dx, a.stride_w) + p.lead;
+  const int64_t phase = dy % a.stride_h * p.phases_x + phase_x(a, p, dx);
+  return {(int32_t)(phase * p.channels + channel), (int32_t)(dy / a.stride_h * p.pitch + from_lead), (int32_t)from_lead};
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
@@ -134,6 +149,7 @@ struct Workspace {
   int32_t* sums;      // W output channels of one tile
   uint8_t* finished;  // the same as bytes, and their residuals
   int32_t* pixel;     // of every slot of a tile, −1: none
+  Taken* taken;       // of every shift: the rows of a tile that it leaves inside their image row
   int64_t bytes;
 };
 
@@ -152,6 +168,7 @@ Workspace workspace(const Problem& a, const Planes& p, void* memory) {
   w.sums = (int32_t*)take(W * kRows * 4);
   w.finished = (uint8_t*)take(2 * W * kRows);
   w.pixel = (int32_t*)take(kRows * 4);
+  w.taken = (Taken*)take(p.shifts * (int64_t)sizeof(Taken));
   w.bytes = at - (char*)memory;
   return w;
 }
@@ -171,8 +188,9 @@ int64_t jobs(const Problem& a) {
 void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, int64_t phase,
                   const uint8_t** sources) {
   const int64_t rows = p.flat ? 1 : a.h, columns = p.flat ? p.width : a.w;
-  const int64_t left = phase % p.phases_x - a.pad_l, top = phase / p.phases_x - a.pad_t;
-  int64_t row = first / p.pitch, column = first % p.pitch;
+  const int64_t only = -a.pad_l - shift_of(-a.pad_l, a.stride_w) * a.stride_w;  // where all taps fall if on one
+  const int64_t left = p.phases_x == 1 ? only : phase % p.phases_x, top = phase / p.phases_x - a.pad_t;
+  int64_t row = shift_of(first, p.pitch), column = first - row * p.pitch;
   for (int64_t i = 0; i < p.slots; ++row, column = 0) {  // row by row; nothing is divided or multiplied inside
     const int64_t y = row * a.stride_h + top, end = min64(p.slots, i + p.pitch - column);
     const bool in_rows = (uint64_t)y < (uint64_t)rows;
@@ -191,13 +209,16 @@ void fill_planes(const Problem& a, const Planes& p, const uint8_t* image, const 
   }
 }
 
-// The output pixel of every row of the tile that starts at slot `first`.
-void find_pixels(const Problem& a, const Planes& p, int64_t first, int32_t* pixel) {
+// The output pixel of every row of the tile that starts at slot `first`, and the rows that each shift takes.
+void find_pixels(const Problem& a, const Planes& p, int64_t first, const Workspace& w) {
   int64_t y = first / p.pitch, x = first % p.pitch;
+  int32_t column[kRows];
   for (int64_t i = 0; i < kRows; ++i) {
-    pixel[i] = x < p.width && (p.flat ? y == 0 : y < a.p) ? (int32_t)(y * p.width + x) : -1;
+    w.pixel[i] = x < p.width && (p.flat ? y == 0 : y < a.p) ? (int32_t)(y * p.width + x) : -1;
+    column[i] = (int32_t)x;
     if (++x == p.pitch) x = 0, ++y;
   }
+  for (int64_t s = 0; s < p.shifts; ++s) w.taken[s] = taken(column, (int32_t)(s - p.lead), (int32_t)p.pitch);
 }
 
 // What is looked up for one tile.
@@ -229,16 +250,9 @@ void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
 
 #if defined(JETTISON_AVX512)
 
-RowEpilogue row_epilogue(const Problem& a, const EpilogueI8& end) {
-  const Bounds bounds = bounds_of(a.out_quantization, a.act);
-  const auto bytes = [](int x) { return _mm512_set1_epi8((char)x); };
-  return {_mm512_set1_epi16((short)a.out_quantization.zero), bytes(bounds.low), bytes(bounds.high), end.residual_zero, end.ratio};
-}
-
 // u8 output: requantized row by row of sums, and only the bytes turned.
 template <bool Residual>
-void finish_bytes(const Problem& a, const EpilogueI8& epilogue, const BlockI8& b, const Look& l, const Workspace& w) {
-  const RowEpilogue end = row_epilogue(a, epilogue);
+void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
   uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
   if (Residual) {
     const uint8_t* rows[kRows];
@@ -279,12 +293,12 @@ void run(const Call& call, int64_t job) {
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const Split* splits = (const Split*)(packed + at.splits);
   const EpilogueI8 end = epilogue_i8(a);
-  fill_planes(a, p, image_i8(call, image), packed, first * kRows, w);
+  fill_planes(a, p, image_i8(call, image), packed, first * kRows - p.lead, w);
   for (int64_t tile = first; tile < last; ++tile) {
-    find_pixels(a, p, tile * kRows, w.pixel);
+    find_pixels(a, p, tile * kRows, w);
     for (int64_t i = 0; i < steps; ++i)
-      encode({w.planes + (tile - first) * kRows, p.stride}, splits + i * kStep * kLevels, packed + at.trees + i * kStep * kTreeBytes,
-             w.codes + i * kStep * kRows);
+      encode({w.planes + (tile - first) * kRows, p.stride, w.taken, packed[0]}, splits + i * kStep * kLevels,
+             packed + at.trees + i * kStep * kTreeBytes, w.codes + i * kStep * kRows);
     for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
       finish_tile(a, end, block_of(call, at.head, image, o / W, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps}, w);
   }

@@ -18,10 +18,11 @@ from .tables import Json, Output, byte_count, check_writable, interval
 
 if TYPE_CHECKING:
     from ..bench.comparison import Comparison
-    from ..compression import Compressed, Settings
+    from ..compression import Compressed
     from ..graph import Graph
     from ..methods import LayerReport
     from ..personal import Personal
+    from ..settings import Settings
     from ..training import Epoch
     from ..training.data import DataSet
 
@@ -138,8 +139,8 @@ def compress(
     import torch
 
     from ..bench import processors
-    from ..compression import CRISP_PATTERN, Settings
     from ..compression import compress as run
+    from ..settings import CRISP_PATTERN, Settings
     from ..tabconv import job
     from ..training.data import load
 

@@ -22,7 +22,7 @@ from .network import TableNetwork
 from .priority import CRITERIA, Budget, prioritised
 
 if TYPE_CHECKING:
-    from ..compression import Settings
+    from ..settings import Settings
 
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
@@ -71,7 +71,7 @@ def tables_network(
             made = _fitted(int8, images(), settings, exact, include, progress)
         file.save(made, path)
     if settings.epochs:
-        net = TableNetwork(made, int8)
+        net = TableNetwork(made)
         train("tables", net, None)
         made = net.trained()
     report = [

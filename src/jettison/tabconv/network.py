@@ -1,18 +1,25 @@
 """A network with tables, trained: `Graph` → torch.nn.Module → `Graph`, int8 all the way.
 
 Forward is what the kernels compute, up to float32's rounding: u8 tensors of fixed scale, int8 weights and tables, hard
-codes. Backward, with g = ∂L/∂y of a layer y[k] = Σ_j T[k, j, code[j]] + b[k]:
+codes. Backward, with g = ∂L/∂y of a layer y[k] = Σ_j T[k, j, code[j]]:
 
     tables       ∂L/∂T[k, j, i]  =  g[k] where code[j] = i
-    thresholds   a node that asks a > t:  (e(bit 1) − e(bit 0)) · σ'((a − t)/τ)/τ,  minus that for t;
-                 e(i) = Σ_k g[k]·T[k, j, i], with the other bits of the code as they are
-    input        as if the layer were the convolution that it approximates:  ∂L/∂x = gᵀW
+    a question   of level l, a > t:  slope = (e(i₁) − e(i₀)) · σ'((a − t)/τ)/τ,   e(i) = Σ_k g[k]·T[k, j, i];
+                 ∂L/∂a = slope, ∂L/∂t = −slope
+                 i₁, i₀: the leaves reached when its answer is yes, or no, and every later question is asked with the
+                 thresholds of that branch
 
-σ is the logistic function. Rounding passes gradients on unchanged (Bengio et al. 2013, arXiv 1308.3432), inside the range.
+σ is the logistic function: `slope` is the derivative of the layer whose question l alone is soft. The input's gradient is the sum of
+the slopes of all questions that ask it, so layers before learn to give what trees tell apart. Rounding passes gradients on
+unchanged (Bengio et al. 2013, arXiv 1308.3432), inside the range.
+
+Sums are normalised while training, by the statistics of the batch, as batch normalisation does (`_Norm`): tables that move
+change every sum behind them. It starts as the identity and is folded into the tables' scales and the bias at the end.
+Every parameter is in units of its layer's deviation or range, so that one learning rate suits all.
 
 Sources: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights
-trained together; Schönleber et al. 2023 (Stella Nera, arXiv 2311.10207): the same through a hash tree. Taking the
-input's gradient from the exact weights is ours: a tree asks 4 of v inputs, and only near its thresholds.
+trained together; Schönleber et al. 2023 (Stella Nera, arXiv 2311.10207): the same through a hash tree. Following the
+other branch of a question down, where they take all later answers as they are, is ours.
 """
 
 from __future__ import annotations
@@ -34,17 +41,20 @@ from .fit import tabulated
 from .tables import LARGEST, integers
 
 TEMPERATURE = 12.0  # τ, in steps of the u8 input
+LEVELS = 255  # steps of a u8
+MOMENTUM = 0.1  # of a new batch in the running statistics
+EPS = 1e-12
 BIAS_LIMIT = 1 << 30
 CHUNK = 2048  # rows
 
 
 class TableNetwork(nn.Module):
-    """graph: int8 with `Lut` layers. exact: the int8 network that it was fitted to. Images (n, c, h, w) in, scores out."""
+    """graph: int8 with `Lut` layers. Images (n, c, h, w) in, scores out."""
 
-    def __init__(self, graph: Graph, exact: Graph) -> None:
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph, self.exact = graph, exact
-        self.steps = nn.ModuleList(_step(graph, exact, op) for op in graph.ops)
+        self.graph = graph
+        self.steps = nn.ModuleList(_step(graph, op) for op in graph.ops)
 
     def forward(self, images: Tensor) -> Tensor:
         values = {self.graph.inputs[0]: images}
@@ -61,9 +71,9 @@ class TableNetwork(nn.Module):
         return spec.check(made)
 
 
-def _step(graph: Graph, exact: Graph, op: Op) -> nn.Module:
+def _step(graph: Graph, op: Op) -> nn.Module:
     if isinstance(op.format, Lut):
-        return _Tables(graph, op, exact)
+        return _Tables(graph, op)
     return (_Weights if op.element == "i8" else _Step)(graph, op)
 
 
@@ -83,9 +93,7 @@ def rounded(x: Tensor) -> Tensor:
 
 def _quantized(x: Tensor, to: TensorSpec) -> Tensor:
     """A real tensor as u8 stands for it: (clamp(rint(x/s) + z, 0, 255) − z)·s."""
-    if to.dtype == "f32":
-        return x
-    return rounded((x / to.scale).clamp(-to.zero, 255 - to.zero)) * to.scale
+    return x if to.dtype == "f32" else torch.fake_quantize_per_tensor_affine(x, to.scale, to.zero, 0, 255)
 
 
 class _Step(nn.Module):
@@ -110,8 +118,14 @@ class _Weights(_Step):
     """A dense int8 layer: float weights, rounded per output channel, and a float bias."""
 
     def constants(self, graph: Graph, op: Op) -> None:
-        self.weight = nn.Parameter(torch.from_numpy(_held(graph, op)))
+        weight = torch.from_numpy(_held(graph, op))
+        self.unit = _deviation(weight)
+        self.relative = nn.Parameter(weight / self.unit)
         self.bias = nn.Parameter(torch.from_numpy(_real_bias(graph, op)))
+
+    @property
+    def weight(self) -> Tensor:
+        return self.relative * self.unit
 
     def _scale(self) -> Tensor:
         largest = self.weight.detach().flatten(1).abs().amax(1)
@@ -134,127 +148,177 @@ class _Weights(_Step):
         return replace(graph, constants={**graph.constants, **new})
 
 
-class _Tables(_Step):
-    """A layer of tables: entries, thresholds and bias in real units. `weight`: of the exact layer."""
+class _Norm(nn.Module):
+    """y = (γ·(x − μ)/σ + β)·u per channel; μ, σ of the batch while training, else their running means.
 
-    weight: Tensor
+    The first training batch sets u = σ, β = μ/σ (plus the bias), γ = 1: nothing changes.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    unit: Tensor
+    ready: Tensor
+
+    def __init__(self, bias: np.ndarray) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(len(bias)))
+        self.beta = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
+        self.register_buffer("mean", torch.zeros(len(bias)))
+        self.register_buffer("variance", torch.ones(len(bias)))
+        self.register_buffer("unit", torch.ones(len(bias)))
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.ready:
+            self._adopt(x.detach())
+        return F.batch_norm(x, self.mean, self.variance, self.gamma * self.unit, self.beta * self.unit, self.training, MOMENTUM, EPS)
+
+    @torch.no_grad()
+    def _adopt(self, x: Tensor) -> None:
+        variance, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+        unit = torch.where(variance > 0, variance.sqrt(), 1.0)
+        self.beta.copy_((self.beta + mean) / unit)
+        self.unit.copy_(unit)
+        self.mean.copy_(mean)
+        self.variance.copy_(torch.where(variance > 0, variance, 1.0))
+        self.ready.fill_(True)
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, shift), float64: what it does to x in evaluation."""
+        gamma, beta, unit, mean, variance = (
+            t.detach().double().numpy() for t in (self.gamma, self.beta, self.unit, self.mean, self.variance)
+        )
+        scale = gamma * unit / np.sqrt(variance + EPS)
+        return scale, beta * unit - mean * scale
+
+
+class _Tables(_Step):
+    """A layer of tables: entries in units of their deviation, thresholds as shares of the u8 range, and the bias in `norm`."""
+
     splits: Tensor
 
-    def __init__(self, graph: Graph, op: Op, exact: Graph) -> None:
-        self.like = next(o for o in exact.ops if o.name == op.name)
-        self.exact = exact
+    def __init__(self, graph: Graph, op: Op) -> None:
         super().__init__(graph, op)
         a = op.attrs
-        # the exact layer's sums alone: only their gradient is used
-        plain = replace(op, attrs={**a, "act": "none", "alpha": 0.0}, params={"weight": op.params["weight"]})
-        self.run, self.act = LOWERINGS[op.kind](self, graph, plain), ACTS[a["act"]](a["alpha"])
+        self.act = ACTS[a["act"]](a["alpha"])
         self.window = tuple(a.get(name, (1, 1)) for name in ("kernel", "stride", "dilation"))
         t, l, b, r = a.get("pad", (0, 0, 0, 0))
-        self.pad = (l, r, t, b)
+        self.pad = (0, 0, l, r, t, b)
 
     def constants(self, graph: Graph, op: Op) -> None:
         parts = graph.weight_parts(op)
-        y = graph.tensors[op.outputs[0]]
-        scale = graph.constants[op.params["multiplier"]].astype(np.float64) * (y.scale if y.dtype == "u8" else 1.0)
-        bias = graph.constants[op.params["bias"]] * scale
-        real = parts["tables"] * scale[:, None, None]
-        self.tables = nn.Parameter(torch.from_numpy(real.astype(np.float32)))
-        self.bias = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
-        steps = (parts["thresholds"].astype(np.float32) + 0.5 - self.x.zero) * self.x.scale
-        self.thresholds = nn.Parameter(torch.from_numpy(steps.astype(np.float32)))
-        self.register_buffer("weight", torch.from_numpy(_held(self.exact, self.like)))
+        scale = graph.constants[op.params["multiplier"]].astype(np.float64) * (self.y.scale if self.y.dtype == "u8" else 1.0)
+        real = torch.from_numpy((parts["tables"] * scale[:, None, None]).astype(np.float32)).permute(1, 2, 0).contiguous()
+        self.unit = _deviation(real)
+        self.entries = nn.Parameter(real / self.unit)
+        self.norm = _Norm(graph.constants[op.params["bias"]] * scale)
+        self.thresholds = nn.Parameter((torch.from_numpy(parts["thresholds"].astype(np.float32)) + 0.5 - self.x.zero) / LEVELS)
         self.register_buffer("splits", torch.from_numpy(parts["splits"].astype(np.int64)))
 
-    def weights(self) -> Tensor:
-        return self.weight
-
-    def _entries(self) -> Tensor:
+    def _rounded_entries(self) -> Tensor:
         """(C·K, k), as int8 with a scale per output holds them: the middle of each table is exact, as it goes to the bias."""
-        t = self.tables.detach()
-        middle = (t.amax(2, keepdim=True) + t.amin(2, keepdim=True)) / 2
-        s = ((t - middle).abs().amax((1, 2), keepdim=True) / LARGEST).clamp(min=1e-20)
-        return (rounded((self.tables - middle) / s) * s + middle).flatten(1).T.contiguous()
+        t = self.entries.detach()
+        middle = (t.amax(1, keepdim=True) + t.amin(1, keepdim=True)) / 2
+        s = ((t - middle).abs().amax((0, 1), keepdim=True) / LARGEST).clamp(min=1e-20)
+        return ((rounded((self.entries - middle) / s) * s + middle) * self.unit).flatten(0, 1)
 
     def forward(self, *xs: Tensor) -> Tensor:
-        x = xs[0]
-        like = self.run(x)  # the exact layer's sums, for the input's gradient alone
-        asked = self._rows(x.detach() if x.dim() == 4 else x.detach()[:, :, None, None])
-        sums = LookUp.apply(asked, self.thresholds, self._entries(), TEMPERATURE * self.x.scale)
-        y = sums + self.bias
-        y = y.view(len(x), *like.shape[2:], -1).permute(HELD) if x.dim() == 4 else y
-        y = y + (like - like.detach())
+        x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
+        padded = F.pad(x.permute(STORED), self.pad)  # with the zero point, the real number 0
+        at, (p, q) = self._places(*padded.shape[1:])
+        step = LEVELS * self.x.scale
+        sums = LookUp.apply(padded.flatten(1), at, self.thresholds * step, self._rounded_entries(), TEMPERATURE * self.x.scale)
+        y = sums.view(len(x), p, q, -1).permute(HELD) if xs[0].dim() == 4 else sums
+        y = self.norm(y)
         return _quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y)
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """(n·p·q, C, L): what the trees ask, of every output pixel. Padding holds the zero point, the real number 0."""
+    def _places(self, h: int, w: int, c: int) -> tuple[Tensor, tuple[int, int]]:
+        """(p·q, C, L): where in a padded image the trees of an output pixel ask; and (p, q)."""
         (r, s), (sh, sw), (dh, dw) = self.window
-        x = F.pad(x.permute(STORED), (0, 0, *self.pad))
-        n, h, w, c = x.shape
-        rows = torch.arange((h - dh * (r - 1) - 1) // sh + 1, device=x.device) * (sh * w * c)
-        columns = torch.arange((w - dw * (s - 1) - 1) // sw + 1, device=x.device) * (sw * c)
-        split = self.splits.flatten()
-        tap = split // c
-        within = tap // s * (dh * w * c) + tap % s * (dw * c) + split % c
-        at = (rows[:, None] + columns).flatten()[:, None] + within
-        return x.reshape(n, -1)[:, at.flatten()].view(-1, *self.splits.shape)
+        p, q = (h - dh * (r - 1) - 1) // sh + 1, (w - dw * (s - 1) - 1) // sw + 1
+        tap = self.splits // c
+        within = tap // s * (dh * w * c) + tap % s * (dw * c) + self.splits % c
+        first = torch.arange(p)[:, None] * (sh * w * c) + torch.arange(q) * (sw * c)
+        return first.to(within.device).view(-1, 1, 1) + within, (p, q)
 
     def write(self, graph: Graph, op: Op) -> Graph:
-        n = integers(self.tables.detach().double().numpy(), self.bias.detach().double().numpy())
-        steps = np.floor(self.thresholds.detach().double().numpy() / self.x.scale + self.x.zero)
+        scale, shift = self.norm.folded()
+        real = (self.entries.detach().double() * self.unit).numpy().transpose(2, 0, 1)
+        n = integers(real * scale[:, None, None], shift)
+        steps = np.floor(self.thresholds.detach().double().numpy() * LEVELS + self.x.zero)
         parts = {"splits": self.splits.numpy().astype(np.int32), "thresholds": np.clip(steps, 0, 255).astype(np.uint8), "tables": n.tables}
-        fmt = op.format
-        return tabulated(graph, op, fmt, parts, n)  # type: ignore[arg-type]
+        return tabulated(graph, op, op.format, parts, n)  # type: ignore[arg-type]
 
 
 class LookUp(torch.autograd.Function):
-    """(asked (m, C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (m, k) of m rows. No gradient for `asked`.
+    """(x (n, h·w·c), places (p·q, C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k).
 
-    In pieces of `CHUNK` rows, which stay in a cache.
+    In pieces of about `CHUNK` rows, which stay in a cache.
     """
 
     @staticmethod
-    def forward(ctx: Any, asked: Tensor, thresholds: Tensor, entries: Tensor, tau: float) -> Tensor:
-        codes = [_codes(a, thresholds) for a in asked.split(CHUNK)]
-        ctx.save_for_backward(asked, thresholds, entries, *codes)
-        ctx.tau = tau
+    def forward(ctx: Any, x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor, tau: float) -> Tensor:
+        few = max(1, CHUNK // len(at))
+        codes = [_walk(_asked(piece, at), thresholds) for piece in x.split(few)]
+        ctx.save_for_backward(x, at, thresholds, entries, *codes)
+        ctx.tau, ctx.few = tau, few
         first = _first(codes[0], thresholds.shape[1] + 1)
         return torch.cat([F.embedding_bag(code + first, entries, mode="sum") for code in codes])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        asked, thresholds, entries, *codes = ctx.saved_tensors
-        for_entries = torch.zeros_like(entries)
-        for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=thresholds.device)
-        for a, code, g in zip(asked.split(CHUNK), codes, grads[0].split(CHUNK)):
-            one = _piece(a, code, thresholds, entries, g.contiguous(), ctx.tau)
-            for_entries += one[0]
-            for_thresholds += one[1]
-        return None, for_thresholds.view_as(thresholds).to(thresholds.dtype), for_entries, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        x, at, thresholds, entries, *codes = ctx.saved_tensors
+        for_x, for_entries = torch.zeros_like(x), torch.zeros_like(entries)
+        for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=x.device)
+        pieces = zip(x.split(ctx.few), for_x.split(ctx.few), grads[0].split(ctx.few * len(at)), codes)
+        for piece, its_gradient, g, code in pieces:
+            g = g.contiguous()
+            slope, node = _slopes(_asked(piece, at), code, thresholds, g @ entries.T, ctx.tau)
+            for_entries += _one_hot(code, thresholds.shape[1] + 1).T @ g
+            for_thresholds -= torch.bincount(node.flatten(), slope.flatten(), thresholds.numel())
+            its_gradient.index_add_(1, at.flatten(), slope.view(len(piece), -1))
+        return for_x, None, for_thresholds.view_as(thresholds).to(thresholds.dtype), for_entries, None
 
 
-def _codes(asked: Tensor, thresholds: Tensor) -> Tensor:
-    """(m, C)."""
-    flat = thresholds.flatten()
-    code = torch.zeros(asked.shape[:2], dtype=torch.int64, device=asked.device)
-    first = _first(code, thresholds.shape[1])
-    for level in range(asked.shape[2]):
-        code += (asked[:, :, level] > flat[code + (first + (1 << level) - 1)]).long() << level
+def _asked(x: Tensor, at: Tensor) -> Tensor:
+    """(rows, C, L) of images (n, h·w·c)."""
+    return x.index_select(1, at.flatten()).view(-1, *at.shape[1:])
+
+
+def _walk(asked: Tensor, thresholds: Tensor, code: Tensor | None = None, level: int = 0) -> Tensor:
+    """Leaves (rows, C), from `code` on `level` down the trees."""
+    if code is None:
+        code = torch.zeros(asked.shape[:2], dtype=torch.int64, device=asked.device)
+    flat, first = thresholds.flatten(), _first(code, thresholds.shape[1])
+    for i in range(level, asked.shape[2]):
+        code = code + ((asked[:, :, i] > flat[code + (first + (1 << i) - 1)]).long() << i)
     return code
 
 
-def _piece(asked: Tensor, code: Tensor, thresholds: Tensor, entries: Tensor, g: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Gradients of entries and, flat, of thresholds from some rows."""
-    rows, count, levels = asked.shape
-    prototypes = 1 << levels
-    hot = torch.zeros(rows, count, prototypes, device=g.device).scatter_(2, code[:, :, None], 1.0)
-    each = (g @ entries.T).view(rows, count, prototypes)  # e
-    bits = 1 << torch.arange(levels, device=g.device)
-    up = code[:, :, None] | bits
-    change = each.gather(2, up) - each.gather(2, up - bits)
-    node = (code[:, :, None] & (bits - 1)) + ((bits - 1) + _first(code, prototypes - 1)[:, None])
+def _slopes(asked: Tensor, code: Tensor, thresholds: Tensor, each: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """(slope of every question, its threshold's place), both (rows, C, L). each: e, (rows, C·K)."""
+    levels, prototypes = asked.shape[2], thresholds.shape[1] + 1
+    each = each.view(len(code), -1, prototypes)
+    change, node = torch.empty_like(asked), torch.empty(asked.shape, dtype=torch.int64, device=asked.device)
+    for i in range(levels):
+        before = code & ((1 << i) - 1)
+        yes = (code >> i & 1).bool()
+        other = _walk(asked, thresholds, before + ((~yes).long() << i), i + 1)
+        there, here = (each.gather(2, leaf[:, :, None])[:, :, 0] for leaf in (other, code))
+        change[:, :, i] = torch.where(yes, here - there, there - here)
+        node[:, :, i] = before + (_first(code, prototypes - 1) + (1 << i) - 1)
     soft = torch.sigmoid((asked - thresholds.flatten()[node]) / tau)
-    slope = change * soft * (1 - soft) / -tau
-    return hot.view(rows, -1).T @ g, torch.bincount(node.flatten(), slope.flatten(), thresholds.numel())
+    return change * soft * (1 - soft) / tau, node
+
+
+def _one_hot(code: Tensor, prototypes: int) -> Tensor:
+    """(rows, C·K) float32."""
+    hot = torch.zeros(*code.shape, prototypes, device=code.device)
+    return hot.scatter_(2, code[:, :, None], 1.0).flatten(1)
+
+
+def _deviation(t: Tensor) -> float:
+    return float(t.std(correction=0)) or 1.0
 
 
 def _first(code: Tensor, each: int) -> Tensor:

@@ -1,0 +1,56 @@
+"""Accuracy over milliseconds of one network in int8: dense, N:M and table look-up. docs/img/tabconv.svg.
+
+    python bench/plot_tabconv.py
+
+Milliseconds are those of one run (bench/results/tabconv.json), accuracies those of the whole test set: of dense and tables from
+the same file, of N:M after training from bench/results/int8_accuracy.json, mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+FIGURE = ROOT / "docs" / "img" / "tabconv.svg"
+NETWORK = "resnet20_cifar"
+NAMES = {"dense": "dense int8", "2:4": "N:M 2:4", "1:4": "N:M 1:4"}
+
+
+def main() -> None:
+    plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    rows = json.loads((RESULTS / "tabconv.json").read_text())["tabconv"]
+    row = next(r for r in rows if r["network"] == NETWORK)
+    found = points(row, json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"])
+    figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    for label, ms, percent in found:
+        ax.plot(ms, percent, "o", color="tab:red" if label.startswith("table") else "tab:blue")
+        ax.annotate(label, (ms, percent), xytext=(6, -3), textcoords="offset points")
+    ax.set(xlabel="milliseconds an image, batch 1, 1 thread", ylabel="accuracy, %", title=f"{NETWORK} on {row['data']}")
+    ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
+    ax.grid(alpha=0.25)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, metadata={"Date": None})
+    print(FIGURE.relative_to(ROOT))
+
+
+def points(row: dict[str, Any], trained: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """(label, milliseconds, percent) of what has both."""
+    percent = {"dense": row["percent"]["int8"], row["pattern"]: row["percent"]["tables"]}
+    for pattern in ("2:4", "1:4"):
+        seeds = [t["percent"]["int8"] for t in trained if t["network"] == NETWORK and t["pattern"] == pattern]
+        percent |= {pattern: statistics.fmean(seeds)} if seeds else {}
+    ms = {t["pattern"]: t["median_ms"] for t in row["ms"] or [] if t["engine"] == "jettison"}
+    return [(NAMES.get(p, f"table look-up {p}"), ms[p], percent[p]) for p in ms if p in percent]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Table look-up on the paper's networks and on ResNet-20: operations saved, accuracy kept, storage, milliseconds.
+
+    python bench/tabconv.py --data-dir DATA [--weights resnet20_cifar=FILE]     the whole queue
+    python bench/tabconv.py --data-dir DATA --list                              what is done and what is next
+    python bench/tabconv.py --data-dir DATA --only NAME … [--epochs 0]          some rows; 0 epochs: fitted, not trained
+    python bench/tabconv.py --data-dir DATA --time                              milliseconds of all finished rows
+
+A row is one run of `jettison.compression.compress`: dense training where no weights are given, int8, tables, training of the
+tables; accuracy of the last epoch on the whole test set. It may be killed at any moment and is resumed with the same command:
+
+    runs/tabconv/NAME/          checkpoints, then dense_int8.jettison and tables.jettison
+    runs/tabconv/NAME.json      a finished row
+    bench/results/tabconv.json  all finished rows, committed; a row in it is not repeated on another machine
+
+Time: one image, dense int8, N:M int8, tables, and dense int8 in ONNX Runtime, in turns in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from jettison import file, tabconv
+from jettison.bench import Entrant, compare
+from jettison.bench.machine import provenance
+from jettison.bench.target import random_inputs
+from jettison.cli.eval import session_score
+from jettison.compression import compress
+from jettison.formats import NM, Dense
+from jettison.graph import Graph, weight_shape
+from jettison.runtime import Session
+from jettison.settings import Settings
+from jettison.spec import WEIGHTED, check
+from jettison.training.data import load
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "tabconv.json"
+NETWORKS = ROOT / "bench" / "tabconv_networks.py"
+FOLDERS = {"cifar10": "cifar10-jpeg75", "mnist": "mnist", "tiny-imagenet": "tiny-imagenet-100"}
+PRUNED = (NM(2, 4), NM(1, 4))
+BATCH = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row. saved, kept: shares of operations and of accuracy, in percent, that the paper reports; `budget` keeps that saving.
+
+    include: layers made tables although stem or classifier, without which the paper's largest savings cannot be reached.
+    """
+
+    network: str
+    data: str
+    pattern: str
+    dense_epochs: int
+    budget: float | None = None
+    include: tuple[str, ...] = ()
+    saved: float | None = None
+    kept: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.data}-{self.pattern}"
+
+    @property
+    def model(self) -> str:
+        return f"{NETWORKS}:{self.network}" if self.network in ("resnet18", "resnet34") else self.network
+
+
+CASES = (
+    Case("resnet20_cifar", "cifar10", "lut9", 0),
+    Case("nin", "mnist", "lut256", 3, include=("*",), saved=98.9, kept=81),
+    Case("resnet18", "mnist", "lut256", 3, include=("*",), saved=99.4, kept=93),
+    Case("resnet18", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
+    Case("resnet34", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
+    Case("resnet34", "mnist", "lut256", 3, include=("*",), saved=99.3, kept=93),
+    Case("resnet18", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
+    Case("nin", "cifar10", "lut9", 30),
+)
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    cases = [c for c in CASES if not args.only or c.name in args.only]
+    if args.list:
+        done = finished(args)
+        for case in CASES:
+            print(f"{case.name:32}", f"{done[case.name]['percent']['tables']:.2f}" if case.name in done else "-")
+        return
+    for case in cases:
+        if case.name not in finished(args):
+            work(case, args)
+            write(args)
+        if args.time:
+            time(case, args)
+    write(args)
+
+
+def settings_of(case: Case, args: argparse.Namespace) -> Settings:
+    weights = dict(w.split("=", 1) for w in args.weights).get(case.network)
+    return Settings(
+        case.model,
+        case.pattern,
+        "tabconv",
+        weights=weights,
+        dense_epochs=0 if weights else case.dense_epochs,
+        epochs=args.epochs,
+        include=case.include,
+        element="int8",
+        budget_ops=case.budget,
+        fit_images=args.fit_images,
+    )
+
+
+def work(case: Case, args: argparse.Namespace) -> None:
+    """One row: its networks, then its numbers."""
+    made_by, settings, folder = provenance(), settings_of(case, args), args.state / case.name
+    data = load(case.data, args.data_dir / FOLDERS[case.data])
+
+    def tell(stage: str, epoch: Any) -> None:
+        print(
+            f"{case.name}  {stage} {epoch.epoch}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.2%}  {epoch.seconds:.0f} s", flush=True
+        )
+
+    result = compress(settings, data, folder, resume=True, tell=tell, progress=False)
+    dense, int8, tables = result.graphs.values()
+    graphs = {"f32": dense, "int8": int8, "tables": tables}
+    percent = {k: 100 * session_score(Session(g, threads=args.threads), result.data, BATCH).accuracy for k, g in graphs.items()}
+    for name in ("int8", "tables"):
+        file.save(graphs[name], folder / f"{name}.jettison")
+    record = {
+        "name": case.name,
+        **asdict(case),
+        "judged_images": len(result.data.test),
+        "epochs": args.epochs,
+        "fit_images": args.fit_images,
+        "percent": percent,
+        "kept_percent": 100 * percent["tables"] / percent["f32"],
+        "operations": asdict(tabconv.operations(tables)) | {"saved_percent": 100 * tabconv.operations(tables).saved_paper},
+        "storage_bytes": {"int8": tabconv.operations(int8).storage_bytes, "tables": tabconv.operations(tables).storage_bytes},
+        "exact_layers": {r.name: r.reason for r in result.report if r.reason},
+        "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
+        "ms": None,
+        **made_by,
+    }
+    replace_json(args.state / f"{case.name}.json", record)
+
+
+def time(case: Case, args: argparse.Namespace) -> None:
+    """Milliseconds of a finished row whose networks are here."""
+    folder, record = args.state / case.name, args.state / f"{case.name}.json"
+    if not record.is_file():
+        print(f"{case.name}: its networks are not on this machine")
+        return
+    int8 = folder / "int8.jettison"
+    graph = file.load(int8)
+    with TemporaryDirectory(prefix="jettison-tabconv-") as there:
+        pruned = {str(fmt): Path(there) / f"{i}.jettison" for i, fmt in enumerate(PRUNED)}
+        for fmt in PRUNED:
+            file.save(magnitude(graph, fmt), pruned[str(fmt)])
+        networks = {"dense": int8, **pruned, case.pattern: folder / "tables.jettison"}
+        entrants = [Entrant("jettison", "int8", pattern, path, pattern) for pattern, path in networks.items()]
+        entrants.append(Entrant("onnxruntime", "int8", "dense", int8, "dense"))
+        found = compare(entrants, random_inputs(graph, 1, 0), list(range(args.threads)), args.runs)
+    print(case.name, *(f"{r.engine} {r.pattern} {r.median_ms:.3f}" for r in found.rows))
+    mine = {"ms": [asdict(r) for r in found.rows], "timed": {"threads": args.threads, "batch": 1, **provenance()}}
+    replace_json(record, json.loads(record.read_text()) | mine)
+
+
+def magnitude(graph: Graph, fmt: NM) -> Graph:
+    """The int8 network with its largest weights kept, where channels allow: for its time, not for its accuracy."""
+    constants, ops = dict(graph.constants), []
+    layers = [op for op in graph.ops if op.kind in WEIGHTED]
+    for op in graph.ops:
+        if op in layers[1:-1] and op.element == "i8" and op.format == Dense() and weight_shape(graph, op)[3] % fmt.m == 0:
+            weight, base = graph.weight(op), op.params["weight"]
+            del constants[base]
+            constants |= {f"{base}.{part}": array for part, array in fmt.encode(weight * fmt.mask(weight), op.name).items()}
+            op = replace(op, format=fmt)
+        ops.append(op)
+    return check(replace(graph, ops=tuple(ops), constants=constants))
+
+
+def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Name → numbers of every finished row of this many epochs: this machine's and those committed before."""
+    committed = json.loads(args.result.read_text())["tabconv"] if args.result.is_file() else []
+    here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
+    return {r["name"]: r for r in (*committed, *here) if r["epochs"] == args.epochs}
+
+
+def write(args: argparse.Namespace) -> None:
+    rows = finished(args)
+    if not rows:
+        return
+    order = [c.name for c in CASES]
+    content = {
+        "what": "convolutions by table look-up: accuracy on whole test sets after the last epoch, operations by the paper's count",
+        "tabconv": sorted(rows.values(), key=lambda r: order.index(r["name"])),
+        "missing": [name for name in order if name not in rows],
+    }
+    replace_json(args.result, content)
+    for r in content["tabconv"]:
+        p = r["percent"]
+        print(f"{r['name']:32} {r['operations']['saved_percent']:.1f}% saved, {p['f32']:.2f} → {p['tables']:.2f}%")
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data-dir", required=True, type=Path, help="folder with cifar10-jpeg75, mnist, tiny-imagenet-100")
+    p.add_argument("--weights", nargs="*", default=[], metavar="NETWORK=FILE", help="dense weights instead of dense training")
+    p.add_argument("--only", nargs="*", default=[], metavar="NAME", help="rows; default: all")
+    p.add_argument("--epochs", type=int, default=10, help="of training the tables")
+    p.add_argument("--fit-images", type=int, default=2048)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--runs", type=int, default=60, help="of each network that is timed")
+    p.add_argument("--state", type=Path, default=ROOT / "runs" / "tabconv", help="where unfinished and finished rows are kept")
+    p.add_argument("--result", type=Path, default=RESULT, help="the table to read and to write")
+    p.add_argument("--time", action="store_true", help="measure milliseconds of the rows too")
+    p.add_argument("--list", action="store_true", help="only show the queue")
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Every choice of the main job, `compression.compress`, checked before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import ptq
+from .errors import ModelError, PatternError, QuantizationError, TrainingError
+from .formats import Block, Dense, Format, parse
+from .methods import Method, Select, make_method
+from .methods.select import REMAINDERS
+from .tabconv import job
+from .training import Recipe
+from .training.data import HEADS
+
+ELEMENTS = ("f32", "int8")
+CRISP_PATTERN = "32x32/2:4"  # where none is named
+QAT_LR = 0.1  # share of the learning rate for fine-tuning with rounding
+DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides the result; an interrupted run is resumed only with the same.
+
+    weights, teacher: paths; teacher "dense" is the baseline itself. decay, ramp_epochs: see `methods.make_method`.
+    permute: move channels before pruning (`methods.permute`); reconstruct: prune by `methods.reconstruct`, on `calibrate` training images.
+    dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
+    element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
+    `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
+    rounding (`methods.qat`), at a tenth of the learning rate.
+    classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
+    outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
+    says; start: path of a personalised network's checkpoint to start from (`personal`).
+    Method tabconv makes pattern lutV in int8 from `fit_images` training images, of the layers that `criterion` and the budgets
+    leave (`tabconv.priority`); `epochs` then train the tables, guided by the baseline unless `teacher` is another.
+    Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
+    """
+
+    model: str
+    pattern: str = "1:4"
+    method: str = "srste"
+    weights: str | None = None
+    teacher: str | None = None
+    dense_epochs: int = 0
+    epochs: int = 10
+    lr: float = 0.05
+    weight_decay: float = 5e-5
+    decay: float | None = None
+    ramp_epochs: float | None = None
+    permute: bool = False
+    reconstruct: bool = False
+    batch: int = 128
+    bf16: bool = False
+    distill: float = 0.5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    remainder: str = "refuse"
+    seed: int = 0
+    element: str = "f32"
+    calibrate: int = 512
+    ranges: str = "mse"
+    equalize: bool = False
+    keep_float: int = 0
+    qat_epochs: int = 0
+    classes: tuple[str, ...] = ()
+    head: str = "keep"
+    sparsity: float | None = None
+    start: str | None = None
+    fit_images: int = 2048
+    criterion: str = "cosine"
+    budget_ops: float | None = None
+    budget_accuracy: float | None = None
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
+            if value not in known:
+                raise QuantizationError(f"{what} must be one of {', '.join(known)}, got {value!r}")
+        if self.qat_epochs and self.element != "int8":
+            raise QuantizationError("quantisation-aware epochs prepare for int8; write element int8 too")
+        if parse(self.pattern) == Dense() and self.element == "f32":
+            raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
+        job.check(self)
+        if self.method != job.METHOD and self.make_method().retrain and self.epochs == 0 and self.format != Dense():
+            raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
+        self._check_classes()
+        if self.start is None and self.weights is None and self.dense_epochs == 0:
+            raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
+        if self.remainder not in REMAINDERS:
+            raise TrainingError(f"remainder must be one of {', '.join(REMAINDERS)}, got {self.remainder!r}")
+
+    def _check_classes(self) -> None:
+        """Errors: PatternError, TrainingError for settings that only make sense together."""
+        crisp = self.method == "crisp"
+        if self.head not in HEADS:
+            raise TrainingError(f"head must be one of {', '.join(HEADS)}, got {self.head!r}")
+        if self.head == "shrink" and not self.classes:
+            raise TrainingError("a head shrinks to chosen classes; name them with --classes")
+        if crisp and not isinstance(self.format, Block):
+            raise PatternError(f"method crisp removes whole blocks; write a pattern such as {CRISP_PATTERN}, not {self.pattern}")
+        for what, value in (("sparsity", self.sparsity), ("from", self.start)):
+            if value is not None and not crisp:
+                raise TrainingError(f"--{what} belongs to method crisp; {self.method} takes its sparsity from the pattern")
+        if self.start is not None and (self.weights is not None or self.dense_epochs):
+            raise TrainingError("--from brings its own dense weights; leave out --weights and --dense-epochs")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}")
+        if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:
+            raise PatternError(f"pattern {self.pattern} already says how many blocks stay; leave out its @… or --sparsity")
+
+    @property
+    def format(self) -> Format:
+        return parse(self.pattern)
+
+    @property
+    def select(self) -> Select:
+        return Select(include=self.include, exclude=self.exclude)
+
+    def make_method(self) -> Method:
+        """For the epochs of sparse training; with none, one-shot pruning unless epochs with rounding follow."""
+        return make_method(self.method, self.epochs or self.qat_epochs, self.decay, self.ramp_epochs)
+
+    def recipe(self, stage: str, epochs: int | None = None) -> Recipe:
+        """Of "dense", "sparse", "qat" or "tables" training; epochs: of a part of it."""
+        first, tables = stage == "dense", stage == "tables"
+        return Recipe(
+            epochs={"dense": self.dense_epochs, "qat": self.qat_epochs}.get(stage, self.epochs) if epochs is None else epochs,
+            batch=self.batch,
+            optimizer="adamw" if tables else "sgd",
+            lr=self.lr * {"qat": QAT_LR, "tables": job.LR}.get(stage, 1.0),
+            weight_decay=DENSE_WEIGHT_DECAY if first else 0.0 if tables else self.weight_decay,
+            distill=self.distill if (self.teacher or tables) and not first else 0.0,
+            bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
+            seed=self.seed,
+        )
