@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
-LR = 0.004  # share of the learning rate, as AdamW trains the tables
+LR = 0.02  # share of the learning rate, as AdamW trains the tables
 
 Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
 

@@ -18,8 +18,8 @@ change every sum behind them. It starts as the identity and is folded into the t
 Every parameter is in units of its layer's deviation or range, so that one learning rate suits all.
 
 Sources: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights
-trained together; Schönleber et al. 2023 (Stella Nera, arXiv 2311.10207): the same through a hash tree. Following the
-other branch of a question down, where they take all later answers as they are, is ours.
+trained together; Schönleber et al. 2023 (Stella Nera, arXiv 2311.10207): the same through a hash tree. Asking the later
+questions again in the other branch is ours.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ TEMPERATURE = 12.0  # τ, in steps of the u8 input
 LEVELS = 255  # steps of a u8
 MOMENTUM = 0.1  # of a new batch in the running statistics
 EPS = 1e-12
+ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
 BIAS_LIMIT = 1 << 30
 CHUNK = 2048  # rows
 
@@ -193,7 +194,7 @@ class _Norm(nn.Module):
 
 
 class _Tables(_Step):
-    """A layer of tables: entries in units of their deviation, thresholds as shares of the u8 range, and the bias in `norm`."""
+    """A layer of tables: entries in units of ten deviations, thresholds as shares of the u8 range, and the bias in `norm`."""
 
     splits: Tensor
 
@@ -209,7 +210,7 @@ class _Tables(_Step):
         parts = graph.weight_parts(op)
         scale = graph.constants[op.params["multiplier"]].astype(np.float64) * (self.y.scale if self.y.dtype == "u8" else 1.0)
         real = torch.from_numpy((parts["tables"] * scale[:, None, None]).astype(np.float32)).permute(1, 2, 0).contiguous()
-        self.unit = _deviation(real)
+        self.unit = ENTRY_UNIT * _deviation(real)
         self.entries = nn.Parameter(real / self.unit)
         self.norm = _Norm(graph.constants[op.params["bias"]] * scale)
         self.thresholds = nn.Parameter((torch.from_numpy(parts["thresholds"].astype(np.float32)) + 0.5 - self.x.zero) / LEVELS)
