@@ -27,8 +27,12 @@ NAMES = {"dense": "dense int8", "2:4": "N:M 2:4", "1:4": "N:M 1:4"}
 
 def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    rows = json.loads((RESULTS / "tabconv.json").read_text())["tabconv"]
-    row = next(r for r in rows if r["network"] == NETWORK)
+    result = RESULTS / "tabconv.json"
+    rows = json.loads(result.read_text())["tabconv"] if result.is_file() else []
+    row = next((r for r in rows if r["network"] == NETWORK and r["ms"]), None)
+    if row is None:
+        print(f"{result.name}: {NETWORK} is not measured yet; run bench/tabconv.py --time")
+        return
     found = points(row, json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"])
     figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
     for label, ms, percent in found:
@@ -48,7 +52,7 @@ def points(row: dict[str, Any], trained: list[dict[str, Any]]) -> list[tuple[str
     for pattern in ("2:4", "1:4"):
         seeds = [t["percent"]["int8"] for t in trained if t["network"] == NETWORK and t["pattern"] == pattern]
         percent |= {pattern: statistics.fmean(seeds)} if seeds else {}
-    ms = {t["pattern"]: t["median_ms"] for t in row["ms"] or [] if t["engine"] == "jettison"}
+    ms = {t["pattern"]: t["median_ms"] for t in row["ms"] if t["engine"] == "jettison"}
     return [(NAMES.get(p, f"table look-up {p}"), ms[p], percent[p]) for p in ms if p in percent]
 
 
