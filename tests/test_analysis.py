@@ -219,7 +219,7 @@ def test_figures_that_cannot_be_true_are_warned_of():
     assert not waterline([row], MACHINE, 1, {"conv": 1.5}, 1.6).warnings()
     assert any("exceeds 1" in w for w in waterline([row], MACHINE, 1, {"conv": 0.5}, 0.5).warnings())
     cold_row = conv(1, 1, weight_bytes=1 << 10)
-    assert any("cold bound: 1 kernel" in w for w in waterline([cold_row], MACHINE, 1, {"conv": 0.005}, 0.01).warnings())
+    assert any("cold bound: 1 kernel;" in w for w in waterline([cold_row], MACHINE, 1, {"conv": 0.005}, 0.01).warnings())
 
 
 def test_advice_fits_the_limit():

@@ -15,6 +15,7 @@ from jettison.analysis import summary, waterline, works
 from jettison.analysis.machine import load
 from jettison.analysis.page import ID
 from jettison.analysis.report import boxes, html
+from jettison.bench.machine import provenance
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -24,8 +25,10 @@ def data():
     rows = works(small())
     times = {row.name: 0.001 * (i + 1) for i, row in enumerate(rows)}
     found = waterline(rows, load("epyc-zen5"), 2, times, 0.03)
-    what_if = [{"change": "int8", "operations": 1, "bound_ms": 1.0, "predicted_ms": 2.0, "measured_ms": None, "error": None}]
-    return {**summary(found), "about": {"network": "<small>"}, "what_if": what_if}
+    what_if = [
+        {"change": "int8", "macs_kept": 1, "operations": 2, "bound_ms": 1.0, "predicted_ms": 2.0, "measured_ms": None, "error": None}
+    ]
+    return {**summary(found), "about": {"network": "<small>"}, "what_if": what_if, **provenance()}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,9 @@ def test_the_page_holds_its_data_and_loads_nothing(page, data):
     inside = re.search(rf'<script type="application/json" id="{ID}">(.*?)</script>', text, re.DOTALL)
     assert inside and json.loads(inside[1]) == json.loads(json.dumps(data))
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text.split("<script>")[0])
-    assert "<small>" not in text.split("<script>")[0]
+    shown = text.split("<script>")[0]
+    assert "<small>" not in shown
+    assert f"jettison {data['machine']['versions']['jettison']}" in shown and "MACs kept, G" in shown
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -35,7 +35,7 @@ def html(data: Mapping[str, Any], title: str) -> str:
         figures["what-if"] = what_if(data["what_if"])
     filled = body.substitute(
         headline=_headline(data["network"]),
-        about=definitions(data["about"]),
+        about=definitions({**data["about"], **_provenance(data)}),
         warnings="".join(f"<p class=warning>{escape(w)}</p>" for w in data["warnings"]),
         advice="".join(f"<li><b>{escape(k)}</b> {escape(v)}</li>" for k, v in data["advice"].items()),
         what_if_table=_what_if_table(data.get("what_if") or []),
@@ -154,6 +154,19 @@ def what_if(rows: Sequence[Row]) -> go.Figure:
 # ---- text
 
 
+def _provenance(data: Mapping[str, Any]) -> dict[str, str]:
+    """Where and with what this was made, as `bench.machine.provenance` tells it."""
+    if "machine" not in data:
+        return {}
+    here = data["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    return {
+        "made on": f"{here['processor']}, {here['cores']} cores, {', '.join(here['isa'])}; {here['os']}",
+        "versions": versions + (f", commit {data['commit']}" if data["commit"] else ""),
+        "date": data["date"],
+    }
+
+
 def _headline(network: Row) -> str:
     macs = f"{network['macs_kept'] / 1e9:.3f} G MACs kept of {network['macs_dense'] / 1e9:.3f} G"
     pairs = {"arithmetic": f"{macs}; {network['operations'] / 1e9:.3f} G operations", "at the peak": f"{network['arithmetic_ms']:.3f} ms"}
@@ -192,8 +205,9 @@ def _table(rows: Sequence[Row]) -> str:
 def _what_if_table(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    names = ("change", "operations, G", "bound, ms", "predicted, ms", "measured, ms", "error of the prediction, %")
+    names = ("change", "MACs kept, G", "operations, G", "bound, ms", "predicted, ms", "measured, ms", "error of the prediction, %")
     keys = ("bound_ms", "predicted_ms", "measured_ms")
     errors = [None if r["error"] is None else 100 * r["error"] for r in rows]
-    cells = [[r["change"], r["operations"] / 1e9, *(r[k] for k in keys), error] for r, error in zip(rows, errors)]
+    counts = [(r["macs_kept"] / 1e9, r["operations"] / 1e9) for r in rows]
+    cells = [[r["change"], *count, *(r[k] for k in keys), error] for r, count, error in zip(rows, counts, errors)]
     return "<h2>What if</h2><div id=what-if></div>" + html_table(names, cells)

@@ -160,9 +160,8 @@ class Waterline:
             found.append(f"faster than their cached bound: {names}; the machine's figures are too low, or a cache kept more than LRU would")
         over = [b for b in self.boxes if (b.share_of_limit("cold") or 0) > 1 >= (b.share_of_limit("cached") or 0)]
         if over:
-            found.append(
-                f"faster than their cold bound: {len(over)} kernels; what they read was still in a cache, as the cached model says"
-            )
+            kernels = f"{len(over)} kernel{'s' if len(over) > 1 else ''}"
+            found.append(f"faster than the cold bound: {kernels}; what was read was still in a cache, as the cached model says")
         return found
 
 
