@@ -152,6 +152,7 @@ def test_waterline_explains_every_millisecond_and_writes_a_report(call, saved, t
         parts = network["arithmetic_ms"] + sum(network[model]["gap"].values())
         assert parts == pytest.approx(network["measured_ms"], rel=1e-9)
     assert "MACs kept" in result.out and "operations" in result.out
+    assert data["about"]["pattern"] == "2:4"  # the file's
     assert f"report written to {tmp_path / 'r.html'}" in " ".join(result.out.split())
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
 

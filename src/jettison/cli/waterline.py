@@ -73,6 +73,7 @@ def waterline(
     from ..bench import processors
     from ..bench.machine import provenance
     from ..bench.process import pinned
+    from ..bench.target import pattern_of
 
     output = Output(json)
     if out is not None:
@@ -92,7 +93,8 @@ def waterline(
         else:
             study = limits_only(graph, limits, threads, batch, ELEMENTS[element] if element else None, made)
     analysis = study.analysis
-    about = {"network": target, "element": element or graph.element, "pattern": pattern, "batch": batch, "threads": analysis.threads}
+    about = {"network": target, "element": element or graph.element, "pattern": pattern_of(graph)}
+    about |= {"batch": batch, "threads": analysis.threads}
     about |= {"machine": f"{analysis.machine.name} ({analysis.machine.source})", "measured runs": runs if timed else "none"}
     noted = _accuracy(target, accuracy)
     if noted:
