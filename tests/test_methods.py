@@ -11,7 +11,7 @@ from torch import nn
 
 from jettison.errors import CheckpointError, FormatError, TrainingError
 from jettison.formats import NM, Block
-from jettison.methods import ASP, METHODS, SRSTE, STE, Select, choose_layers, keep_mask, nm_mask, sparsify_
+from jettison.methods import ASP, METHODS, SRSTE, STE, MaxQ, Select, choose_layers, keep_mask, nm_mask, sparsify_
 from jettison.methods.mask import to_krsc
 
 torch.set_num_threads(1)
@@ -216,6 +216,53 @@ def test_report_says_why_a_layer_stayed_dense() -> None:
         "head": "final classifier",
     }
     assert [r.shape for r in handle.report()][3] == (16, 3, 3, 8)
+
+
+class Attention(nn.Module):
+    """What is not a plain layer: packed projections, an embedding tied to the output, a parameter of its own, a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(12, 16), nn.Parameter(torch.randn(5, 16))
+        self.out = nn.Linear(16, 12, bias=False)
+        self.out.weight = self.words.weight
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(16, 2, kdim=8, vdim=8, batch_first=True)
+        self.grow, self.head = nn.ConvTranspose2d(4, 4, 2), nn.Linear(16, 16)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.words(tokens) + self.places
+        x = x + self.attend(x, x, x)[0]
+        x = x + self.cross(x, x[..., :8], x[..., :8])[0]
+        return self.out(self.head(x))
+
+
+@pytest.mark.parametrize("method", [ASP(), SRSTE(), MaxQ()], ids=lambda m: m.kind)
+def test_weights_that_are_no_layers_are_pruned_or_say_why_not(method: object) -> None:
+    model, tokens = Attention(), torch.arange(10).view(2, 5)
+    rule = Select(exclude=("head",))
+    handle = sparsify_(model, NM(2, 4), method, rule)  # type: ignore[arg-type]
+    pruned = {r.name for r in handle.report() if not r.reason}
+    assert pruned == {"attend.in_proj_weight", "attend.out_proj", "cross.out_proj"} | {f"cross.{x}_proj_weight" for x in "qkv"}
+    assert {r.name: r.reason for r in handle.report() if r.reason} == {
+        "places": "a parameter of Attention: only Conv2d, Linear and MultiheadAttention are pruned",
+        "words": "embedding: rows are looked up, nothing is summed",
+        "out": "its weight is also that of words (embedding: rows are looked up, nothing is summed)",
+        "grow": "transposed convolution: no kernel skips its weights; nn.Upsample with a Conv2d can be pruned",
+        "head": "excluded by name",
+    }
+    model(tokens).square().mean().backward()
+    handle.step()
+    assert all(weight.grad is not None and weight.grad.any() for weight, _ in handle.weights().values())
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    before = model(tokens)
+    with torch.inference_mode():  # attention's fast path
+        torch.testing.assert_close(model.eval()(tokens), before, rtol=1e-3, atol=1e-3)
+    assert set(handle.finish()) == pruned
+    torch.testing.assert_close(model(tokens), before, rtol=1e-3, atol=1e-3)
+    assert NM(2, 4).satisfied(to_krsc(model.attend.in_proj_weight))
+    assert set(model.state_dict()) == set(Attention().state_dict())
 
 
 def test_every_exception_is_a_setting() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from jettison import zoo
+from jettison.compression import Settings, calibration_images, compress
 from jettison.errors import FormatError
 from jettison.formats import NM, Dense
-from jettison.methods import ASP, Select, nm_mask, reconstruct_, sparsify_
+from jettison.methods import ASP, Select, match_statistics_, nm_mask, reconstruct_, sparsify_
 from jettison.methods.mask import to_krsc
 from jettison.methods.reconstruct import pruned
+from jettison.training.data import load
 
 torch.set_num_threads(1)
 EVERY = Select(stem=True, classifier=True, grouped=True)
@@ -101,13 +105,50 @@ def test_a_whole_network_in_running_order() -> None:
     assert torch.equal(model.unused.weight, dense.unused.weight * nm_mask(dense.unused.weight, 2, 4))
 
 
-def test_batch_statistics_are_those_of_the_images() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16))
+def normed(folded: bool) -> nn.Sequential:
+    """Two BatchNorms that standardise what they get; folded: the same network with running statistics 0 and 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16))
+    for norm in (model[1], model[4]):
+        norm.momentum = None
+    model(3 + correlated(500, 8, 5, 5))
+    for norm in (model[1], model[4]) if folded else ():
+        with torch.no_grad():
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            norm.bias.sub_(norm.running_mean * scale)
+            norm.weight.copy_(scale * (1 + norm.eps) ** 0.5)
+        norm.reset_running_stats()
+    return model.eval()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_statistics_become_those_of_the_dense_network(folded: bool) -> None:
+    """Also where the running statistics are those of no data, in which case re-estimation would change the network."""
+    model, dense = normed(folded), normed(folded)
     x = 3 + correlated(64, 8, 5, 5)
-    reconstruct_(model, x, NM(1, 4), EVERY)
-    out = model[0](x).detach()
-    np.testing.assert_allclose(model[1].running_mean, out.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    assert model[1].momentum == 0.1
+    sparsify_(model, NM(1, 4), ASP(retrain=False), EVERY)
+    with torch.no_grad():
+        assert (model(x).std((0, 2, 3)) / dense(x).std((0, 2, 3)) - 1).abs().max() > 0.1
+        match_statistics_(model, dense, [x])
+        for depth in (2, 5):
+            ours, theirs = model[:depth](x), dense[:depth](x)
+            torch.testing.assert_close(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(ours.var((0, 2, 3)), theirs.var((0, 2, 3)), rtol=1e-3, atol=1e-3)
+        again = copy.deepcopy(model)
+        match_statistics_(again, model, list(x.split(16)))  # nothing was pruned: nothing changes, in how many batches ever
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_constant_channels_stay_finite() -> None:
+    dense = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)).eval()
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    match_statistics_(model, dense, [correlated(16, 4, 3, 3)])
+    out = model(correlated(16, 4, 3, 3))
+    assert out.isfinite().all()
+    torch.testing.assert_close(out[:, 0].mean(), dense(correlated(16, 4, 3, 3))[:, 0].mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_dead_inputs_and_bad_images() -> None:
@@ -121,3 +162,18 @@ def test_dead_inputs_and_bad_images() -> None:
             reconstruct_(nn.Linear(8, 4), images, NM(1, 4), EVERY)
     with pytest.raises(FormatError, match="not in dense"):
         reconstruct_(nn.Linear(8, 4), x, Dense(), EVERY)  # type: ignore[arg-type]
+
+
+def test_compress_matches_the_statistics_where_no_training_follows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense = zoo.build("resnet20_cifar", num_classes=10, in_channels=1)
+    save_file(dense.state_dict(), tmp_path / "w.safetensors")
+    data = load("digits")
+    settings = Settings("resnet20_cifar", "1:4", "asp", weights=str(tmp_path / "w.safetensors"), epochs=0, calibrate=64)
+    result = compress(settings, data, tmp_path / "state", progress=False)
+    expected = copy.deepcopy(dense)
+    sparsify_(expected, NM(1, 4), ASP(retrain=False))
+    match_statistics_(expected, dense, [torch.from_numpy(calibration_images(data, 64, settings.seed))])
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(result.weights[name], tensor, rtol=1e-4, atol=1e-5)
+    assert expected.layer1[0].bn2.running_var.mean() < 0.9 * dense.layer1[0].bn2.running_var.mean()  # type: ignore[operator, union-attr]

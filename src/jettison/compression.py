@@ -32,6 +32,7 @@ from .methods import (
     Permutation,
     Sparsifier,
     choose_layers,
+    match_statistics_,
     mean_gradients,
     permute_,
     reconstruct_,
@@ -50,6 +51,7 @@ from .zoo import build, load_weights
 SALIENCY_BATCHES = 64  # at most, per selection
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
+CALIBRATION_BATCH = 64
 
 Tell = Callable[[str, Epoch], None]
 Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name
@@ -209,6 +211,7 @@ def _compressed(
     net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Format], list[LayerReport]]:
     """`net` pruned and trained, then trained with rounding, as the settings say. Returns its trained state, masks, formats, report."""
+    whole = copy.deepcopy(net)
     handle = _sparsified(net, settings) if settings.format != Dense() else None
     if handle is not None and settings.method == "crisp":
         hybrid, sparsity = _hybrid(handle, settings, old)
@@ -218,6 +221,9 @@ def _compressed(
             train("sparse", net, handle, epochs, f"-{i + 1}" if len(steps) > 1 else "")
     elif handle is not None:
         train("sparse", net, handle)
+        if handle.finished and data.train is not None and not settings.reconstruct:  # pruned once, and no training followed
+            images = torch.from_numpy(calibration_images(data, settings.calibrate, settings.seed))
+            match_statistics_(net, whole, images.split(CALIBRATION_BATCH))
     if settings.qat_epochs:
         rounding = quantize_aware_(net)
         train("qat", net, handle)

@@ -24,7 +24,8 @@ class Settings:
     """Everything that decides the result; an interrupted run is resumed only with the same.
 
     weights, teacher: paths; teacher "dense" is the baseline itself. decay, ramp_epochs: see `methods.make_method`.
-    permute: move channels before pruning (`methods.permute`); reconstruct: prune by `methods.reconstruct`, on `calibrate` training images.
+    permute: move channels before pruning (`methods.permute`); reconstruct: prune by `methods.reconstruct`, on `calibrate` training images,
+    on which BatchNorm is matched (`methods.statistics`) whenever no training follows.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with

@@ -114,6 +114,12 @@ def examples(example: Any) -> tuple[torch.Tensor, ...]:
         shape = tuple(example[1:]) if len(example) == 4 else tuple(example)
         return (torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),)
     tensors = (example,) if isinstance(example, torch.Tensor) else tuple(example) if isinstance(example, (tuple, list)) else ()
+    for x in tensors:
+        if isinstance(x, torch.Tensor) and not x.is_floating_point():
+            raise ExportError(
+                f"an input of {str(x.dtype).removeprefix('torch.')}: networks take float32, and looking rows up (nn.Embedding) has no "
+                "place in the graph; export the part of the model behind it"
+            )
     if not tensors or not all(isinstance(x, torch.Tensor) and x.ndim >= 2 and x.is_floating_point() and len(x) for x in tensors):
         raise ExportError(
             "example must be a float tensor with a batch axis, a tuple of such tensors, or the shape of one sample like (3, 224, 224)"

@@ -17,6 +17,7 @@ from .reconstruct import reconstruct_
 from .select import LayerChoice, Select, choose_layers
 from .sparsifier import SAD, Change, LayerReport, Sparsifier, sparsify_
 from .srste import SRSTE
+from .statistics import match_statistics_
 from .ste import STE
 
 # name → class; the file has the method's name
@@ -48,7 +49,6 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 __all__ = [
     "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "mean_gradients", "nm_mask", "permute_",
-    "reconstruct_", "sparsify_",
-    "straight_through",
+    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "match_statistics_", "mean_gradients", "nm_mask",
+    "permute_", "reconstruct_", "sparsify_", "straight_through",
 ]  # fmt: skip

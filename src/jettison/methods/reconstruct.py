@@ -9,7 +9,8 @@ pruned already, both over the given images. Per layer, with H = X̂ X̂ᵀ + dam
     what pruning a weight costs is carried over to the columns that follow (optimal brain surgeon, a column at a time);
  2. what their values are: the normal equations (Ŵ H)_S = (W C)_S on the kept positions S, by conjugate gradients, all rows at once.
 
-At the end BatchNorm takes the statistics of the pruned network on the same images.
+At the end BatchNorm is corrected (`statistics`). A weight that the network reads without calling its layer, as MultiheadAttention does, has
+no inputs to look at: it is pruned by magnitude.
 
 Source: OBC, Frantar and Alistarh 2022 (arXiv 2208.11580); its column-wise form for N:M: SparseGPT, 2023 (arXiv 2301.00774), section 3;
 refitting: AdaPrune, Hubara et al. 2021 (arXiv 2102.08124), section 4. Errors that accumulate over layers are part of the target here.
@@ -29,6 +30,7 @@ from ..errors import FormatError
 from ..formats import NM, Format
 from .mask import nm_mask
 from .select import Rule, Select, choose_layers
+from .statistics import match_statistics_
 
 BATCH = 32  # images at a time
 DAMPING = 0.01  # of the mean of H's diagonal
@@ -58,12 +60,12 @@ def reconstruct_(
     if len(images) == 0:
         raise FormatError("reconstruction needs images, got none")
     choices = choose_layers(model, fmt, Select() if select is None else select, remainder)
-    names = [c.name for c in choices if c.format is not None]
+    sparse = [c for c in choices if c.format is not None]
     model.eval()
     dense = copy.deepcopy(model)
     device = next(model.parameters()).device
     batches = [x.to(device) for x in images.split(BATCH)]
-    uses = _uses(model, batches[0][:1], names)
+    uses = _uses(model, batches[0][:1], [c.name for c in sparse if c.parameter == "weight"])
     for i, name in enumerate(uses):
         tell(name, i, len(uses))
         layer: Any = model.get_submodule(name)
@@ -71,11 +73,10 @@ def reconstruct_(
         if not h.isfinite().all():
             raise FormatError(f"{name}: its inputs are not finite on the given images; are they normalised as the network needs?")
         layer.weight.copy_(_as_weight(pruned(_as_columns(layer), h, c, fmt), layer))
-    for name in names:
-        weight: Any = model.get_submodule(name).weight
-        weight.mul_(nm_mask(weight, fmt.n, fmt.m))  # changes only what the network never used
-    _renormalise(model, batches)
-    return dict.fromkeys(names, fmt)
+    for c in sparse:
+        c.weight.mul_(nm_mask(c.weight, fmt.n, fmt.m))  # changes only what no layer was called with
+    match_statistics_(model, dense, batches)
+    return {c.name: fmt for c in sparse}
 
 
 def pruned(w: Tensor, h: Tensor, c: Tensor, fmt: NM) -> Tensor:
@@ -191,19 +192,3 @@ def _as_columns(layer: Any) -> Tensor:
 def _as_weight(columns: Tensor, layer: Any) -> Tensor:
     shape = layer.weight.movedim(1, -1).shape
     return columns.reshape(shape).movedim(-1, 1)
-
-
-def _renormalise(model: nn.Module, batches: list[Tensor]) -> None:
-    """Mean and variance of every BatchNorm become those of all batches together."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # a plain mean over the batches
-        m.train()
-    if norms:
-        for x in batches:
-            model(x)
-    for m, momentum in zip(norms, momenta):
-        m.momentum = momentum
-        m.eval()

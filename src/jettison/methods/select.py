@@ -1,14 +1,19 @@
-"""Which layers a method may touch: every Conv2d and Linear, less three kinds that carry few weights and much accuracy.
+"""Which weights a method may touch: those of every Conv2d and Linear, less three kinds that carry few weights and much accuracy.
 
 The stem reads the image, the classifier writes the answer, a depthwise conv has one input
 channel per filter: sparsifying them saves little and costs most. Each exception is a setting.
+
+A MultiheadAttention holds its input projections as weights of its own, and they count as Linear. A weight that several
+modules use is pruned only where all of them may be: an embedding tied to the output layer keeps both dense. Every other
+weight of two axes or more (transposed convolutions, embeddings, parameters of your own) stays dense and is listed, with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -17,13 +22,23 @@ from ..errors import FormatError
 from ..formats import NM, Block, Format
 from .mask import krsc_shape
 
+# class → its weights with the input channels along axis 1
+PRUNABLE: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("weight",),
+    nn.Linear: ("weight",),
+    nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+}
+REASONS: dict[type[nn.Module], str] = {
+    nn.ConvTranspose2d: "transposed convolution: no kernel skips its weights; nn.Upsample with a Conv2d can be pruned",
+    nn.Embedding: "embedding: rows are looked up, nothing is summed",
+}
 REMAINDERS = ("refuse", "dense", "inner")  # for a selected layer whose channels do not divide
 IMAGE_CHANNELS = 4  # grey, RGB, RGB + alpha: a conv with no more input channels reads the image
 
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """True means "sparsify these too". `include` and `exclude` are layer names, `*` allowed; they win over the rest.
+    """True means "sparsify these too". `include` and `exclude` are names as in `LayerChoice`, `*` allowed; they win over the rest.
 
     stem:       a conv with at most 4 input channels and one group (it reads the image)
     depthwise:  a grouped conv with one input channel per group
@@ -44,40 +59,84 @@ Rule = Select | Callable[[str, nn.Module], bool]
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """One Conv2d or Linear. `format` is None when the layer stays dense, and `reason` then says why."""
+    """One weight. `name` is its module's path, with the parameter's name behind it where that is not "weight".
+
+    `format` is None when the weight stays dense, and `reason` then says why. shape: (k, r, s, c) if it could be pruned, else as it is.
+    """
 
     name: str
     module: nn.Module
+    parameter: str
     shape: tuple[int, ...]
     format: Format | None
     reason: str
 
+    @property
+    def weight(self) -> Any:
+        """The parameter; Ŵ while a method parametrizes it."""
+        return getattr(self.module, self.parameter)
+
 
 def choose_layers(model: nn.Module, fmt: Format, rule: Rule, remainder: str) -> list[LayerChoice]:
-    """A choice per Conv2d and Linear, in order of definition; a module used twice appears once.
+    """A choice per weight of two axes or more, in order of definition; a module used twice appears once.
 
     Errors: FormatError when a chosen layer cannot have `fmt` and `remainder` is "refuse", when no
     layer is left, or when a name in `include` or `exclude` matches nothing.
     """
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    weights = list(_weights(model))
+    layers = [(n, m) for n, m, parameter in weights if parameter in _prunable(m)]
     if isinstance(rule, Select):
         _check_names((*rule.include, *rule.exclude), [n for n, _ in layers])
-    last = layers[-1][1] if layers else None
+    last = next((m for _, m in reversed(layers) if not isinstance(m, nn.MultiheadAttention)), None)
     choices = []
-    for name, module in layers:
-        reason = _reason_dense(name, module, module is last, rule)
-        shape = krsc_shape(module.weight)  # type: ignore[arg-type]
+    for name, module, parameter in weights:
+        reason = _reason_dense(name, module, parameter, module is last, rule)
+        weight: Any = getattr(module, parameter)
+        shape = krsc_shape(weight) if parameter in _prunable(module) else tuple(weight.shape)
         own: Format | None = None
         if not reason:
-            own, reason = _fitting(name, module, shape, fmt, remainder)
-        choices.append(LayerChoice(name, module, shape, own, reason))
+            own, reason = _fitting(name, module, parameter, shape, fmt, remainder)
+        choices.append(LayerChoice(name, module, parameter, shape, own, reason))
+    choices = _without_tied(choices)
     if not any(c.format for c in choices):
         why = "; ".join(f"{c.name}: {c.reason}" for c in choices) or "the model has no Conv2d and no Linear"
         raise FormatError(f"no layer is left to make {fmt} ({why}); choose layers with select=")
     return choices
 
 
-def _reason_dense(name: str, module: nn.Module, is_last: bool, rule: Rule) -> str:
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(name, module, parameter) of every weight of two axes or more, a parametrized one by its own name."""
+    for path, module in model.named_modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        plain = [n for n, p in module.named_parameters(recurse=False, remove_duplicate=False) if p.dim() > 1]
+        parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+        for parameter in (*plain, *parametrized):
+            yield path if parameter == "weight" else f"{path}.{parameter}".lstrip("."), module, parameter
+
+
+def _prunable(module: nn.Module) -> tuple[str, ...]:
+    return next((names for cls, names in PRUNABLE.items() if isinstance(module, cls)), ())
+
+
+def _without_tied(choices: list[LayerChoice]) -> list[LayerChoice]:
+    """A weight that also stands where it is not pruned to the same format is not pruned at all."""
+    plain = {c.name: id(c.weight) for c in choices if not parametrize.is_parametrized(c.module, c.parameter)}
+    uses: dict[int, list[LayerChoice]] = {}
+    for c in choices:
+        if c.name in plain:
+            uses.setdefault(plain[c.name], []).append(c)
+    for i, c in enumerate(choices):
+        other = next((o for o in uses.get(plain.get(c.name, 0), ()) if o.format != c.format), None)
+        if c.format is not None and other is not None:
+            choices[i] = replace(c, format=None, reason=f"its weight is also that of {other.name} ({other.reason})")
+    return choices
+
+
+def _reason_dense(name: str, module: nn.Module, parameter: str, is_last: bool, rule: Rule) -> str:
+    if parameter not in _prunable(module):
+        known = next((reason for cls, reason in REASONS.items() if isinstance(module, cls)), None)
+        return known or f"a parameter of {type(module).__name__}: only Conv2d, Linear and MultiheadAttention are pruned"
     if not isinstance(rule, Select):
         return "" if rule(name, module) else "not selected"
     if _matches(name, rule.exclude):
@@ -95,9 +154,11 @@ def _reason_dense(name: str, module: nn.Module, is_last: bool, rule: Rule) -> st
     return "" if rule.grouped else "grouped"
 
 
-def _fitting(name: str, module: nn.Module, shape: tuple[int, ...], fmt: Format, remainder: str) -> tuple[Format | None, str]:
+def _fitting(
+    name: str, module: nn.Module, parameter: str, shape: tuple[int, ...], fmt: Format, remainder: str
+) -> tuple[Format | None, str]:
     """The layer's format and, where it is not `fmt`, why."""
-    if parametrize.is_parametrized(module, "weight"):
+    if parametrize.is_parametrized(module, parameter):
         raise FormatError(f"{name}: its weight is already parametrized; call finish() or remove that parametrization first")
     try:
         fmt.check(shape, name)

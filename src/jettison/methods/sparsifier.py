@@ -54,7 +54,7 @@ class SAD:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """A Conv2d or Linear, its weights' (k, r, s, c), its format and, where it stayed dense, why."""
+    """A weight as in `LayerChoice`: its name and shape, its format and, where it stayed dense, why."""
 
     name: str
     shape: tuple[int, ...]
@@ -94,21 +94,19 @@ class Sparsifier:
         self.format = fmt
         self.finished = False
         self._choices = choices
-        self._layers: dict[str, nn.Module] = {c.name: c.module for c in choices if c.format is not None}
+        self._layers = {c.name: c for c in choices if c.format is not None}
         # one entry per parameter: a weight that several modules share is decayed and counted once
         self._weights: dict[str, tuple[nn.Parameter, Parametrization]] = {}
         self._masking: dict[str, Parametrization] = {}  # of every layer
         shared: dict[int, Parametrization] = {}
-        for c in choices:
-            weight: Any = c.module.weight
-            if c.format is None:
-                continue
+        for c in self._layers.values():
+            weight = c.weight
             if id(weight) not in shared:
-                shared[id(weight)] = method.parametrization(weight, c.format)
+                shared[id(weight)] = method.parametrization(weight, c.format)  # type: ignore[arg-type]
                 self._weights[c.name] = (weight, shared[id(weight)])
             self._masking[c.name] = shared[id(weight)]
-        for name, module in self._layers.items():  # only now, when no layer was refused
-            parametrize.register_parametrization(module, "weight", self._masking[name], unsafe=True)
+        for name, c in self._layers.items():  # only now, when no layer was refused
+            parametrize.register_parametrization(c.module, c.parameter, self._masking[name], unsafe=True)
         self._snapshot = self.masks()
 
     @torch.no_grad()
@@ -160,7 +158,7 @@ class Sparsifier:
         return {name: _digest(mask) for name, mask in self.masks().items()}
 
     def report(self) -> list[LayerReport]:
-        """One entry per Conv2d and Linear, in order of definition."""
+        """One entry per weight of two axes or more, in order of definition."""
         formats = self.formats()
         return [LayerReport(c.name, c.shape, formats.get(c.name, Dense()), c.reason) for c in self._choices]
 
@@ -178,19 +176,19 @@ class Sparsifier:
         Calling it again only verifies. Errors: FormatError naming the first layer that breaks the pattern; one that has not
         reached it yet (a schedule that has not ended) stays as it is and can be trained on.
         """
-        for name, module in self._layers.items():
-            if not self.finished and not self._masking[name].fmt.satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+        for name, c in self._layers.items():
+            if not self.finished and not self._masking[name].fmt.satisfied(to_krsc(c.weight)):
                 raise FormatError(
                     f"{name}: weights do not satisfy {self._masking[name].fmt} yet; train to the end of {self.method.kind}'s schedule "
                     "and tell the handle: advance(epoch)"
                 )
-        for module in self._layers.values():
-            if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        for c in self._layers.values():
+            if parametrize.is_parametrized(c.module, c.parameter):
+                parametrize.remove_parametrizations(c.module, c.parameter, leave_parametrized=True)
         self.finished = True
         formats = self.formats()
-        for name, module in self._layers.items():
-            if not formats[name].satisfied(to_krsc(module.weight)):  # type: ignore[arg-type]
+        for name, c in self._layers.items():
+            if not formats[name].satisfied(to_krsc(c.weight)):
                 raise FormatError(f"{name}: weights do not satisfy {formats[name]} after finish(); were they changed from outside?")
         return formats
 
