@@ -1,23 +1,31 @@
 """What block fusion gains: the same network fused and layer by layer, in turns, with the same kernels and equal outputs.
 
     python bench/fusion.py --threads 2
+    python bench/fusion.py --networks mobilenetv2_100 --cases int8-1      only these; other rows of the result file stay
 
 Networks of timm with random weights; int8 calibrated on random images. For each: latency, memory of the activations, and
-time of every group and of its layers one by one. bench/results/fusion.json is written after every network.
+time of every group and of its layers one by one. Every case is measured in a process of its own, which takes a few
+seconds (`--prefix CMD` goes before its command line, on a machine that has something to keep others quiet meanwhile), and
+written to bench/results/fusion.json at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jettison import file
 from jettison.bench import processors
-from jettison.bench.machine import provenance
+from jettison.bench.machine import commit, provenance
 from jettison.bench.process import pinned
 from jettison.bench.target import networks, random_inputs
 from jettison.graph import Graph
@@ -25,7 +33,7 @@ from jettison.runtime import Session
 
 RESULT = Path(__file__).resolve().parent / "results" / "fusion.json"
 NETWORKS = ("mobilenetv2_100", "efficientnet_b0", "convnext_atto")
-CASES = (("f32", 1), ("f32", 16), ("int8", 1), ("int8", 16))  # element, batch
+CASES = ("f32-1", "f32-16", "int8-1", "int8-16")  # element, batch
 TURN = 5  # runs before the other has its turn
 PAUSE_S = 0.01  # lets the other's threads fall asleep
 
@@ -34,16 +42,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument("--prefix", default="", help="before the command of every measurement")
+    parser.add_argument("--one", nargs=2, metavar=("FILE", "BATCH"), help="measure this file and print the numbers as JSON")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    cpus = processors(args.threads)
-    for name in NETWORKS:
-        graphs = {element: networks(f"timm:{name}", [], None, 0, element)[0].graph for element in ("f32", "int8")}
-        for element, batch in CASES:
-            with pinned(cpus):
-                rows.append({"network": name, "element": element, "batch": batch, **compare(graphs[element], batch, args)})
-            RESULT.write_text(json.dumps({"fusion": rows, "threads": args.threads, **provenance()}, indent=1) + "\n")
-            print(name, element, batch, rows[-1]["fused"], rows[-1]["unfused"], flush=True)
+    if args.one:
+        with pinned(processors(args.threads)):
+            print(json.dumps(compare(file.load(args.one[0]), int(args.one[1]), args)))
+        return
+    with tempfile.TemporaryDirectory(prefix="jettison-fusion-") as folder:
+        for name in args.networks:
+            for case in args.cases:
+                element, batch = case.split("-")
+                path = Path(folder) / f"{name}-{element}.jettison"
+                if not path.is_file():
+                    file.save(networks(f"timm:{name}", [], None, 0, element)[0].graph, path)
+                row = measured(path, batch, args)
+                write({"network": name, "element": element, "batch": int(batch), "commit": commit(), **row}, args.threads)
+                print(name, case, row["fused"], row["unfused"], flush=True)
+
+
+def measured(path: Path, batch: str, args: argparse.Namespace) -> dict[str, Any]:
+    numbers = ["--threads", str(args.threads), "--rounds", str(args.rounds)]
+    command = [*shlex.split(args.prefix), sys.executable, __file__, *numbers, "--one", str(path), batch]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def write(row: dict[str, Any], threads: int) -> None:
+    """Puts a row into the result file, in the place of the one for the same network, element and batch."""
+    old = json.loads(RESULT.read_text())["fusion"] if RESULT.is_file() else []
+    rows = {(r["network"], r["element"], r["batch"]): r for r in [*old, row]}
+    file.replace(RESULT, (json.dumps({"fusion": list(rows.values()), "threads": threads, **provenance()}, indent=1) + "\n").encode())
 
 
 def compare(graph: Graph, batch: int, args: argparse.Namespace) -> dict[str, Any]:
