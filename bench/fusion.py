@@ -1,10 +1,10 @@
 """What block fusion gains: the same network fused and layer by layer, in turns, with the same kernels and equal outputs.
 
     python bench/fusion.py --threads 2
-    python bench/fusion.py --networks mobilenetv2_100 --cases int8-1      only these; other rows of the result file stay
+    python bench/fusion.py --networks timm:mobilenetv2_100 --cases int8-1      only these; other rows of the result file stay
 
-Networks of timm with random weights; int8 calibrated on random images. For each: latency, memory of the activations, and
-time of every group and of its layers one by one. Every case is measured in a process of its own, which takes a few
+Random weights; int8 calibrated on random images. For each: latency, memory of the activations, the time that arithmetic
+at this machine's peak would take (for the efficiency E), and time of every group and of its layers one by one. Every case is measured in a process of its own, which takes a few
 seconds (`--prefix CMD` goes before its command line, on a machine that has something to keep others quiet meanwhile), and
 written to bench/results/fusion.json at once.
 """
@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from jettison import file
+from jettison.analysis import waterline, works
+from jettison.analysis.measure import this_machine
 from jettison.bench import processors
 from jettison.bench.machine import commit, provenance
 from jettison.bench.process import pinned
@@ -32,7 +34,7 @@ from jettison.graph import Graph
 from jettison.runtime import Session
 
 RESULT = Path(__file__).resolve().parent / "results" / "fusion.json"
-NETWORKS = ("mobilenetv2_100", "efficientnet_b0", "convnext_atto")
+NETWORKS = ("timm:mobilenetv2_100", "timm:efficientnet_b0", "timm:convnext_atto", "convfirst_xs", "convfirst_s")
 CASES = ("f32-1", "f32-16", "int8-1", "int8-16")  # element, batch
 TURN = 5  # runs before the other has its turn
 PAUSE_S = 0.01  # lets the other's threads fall asleep
@@ -55,9 +57,9 @@ def main() -> None:
         for name in args.networks:
             for case in args.cases:
                 element, batch = case.split("-")
-                path = Path(folder) / f"{name}-{element}.jettison"
+                path = Path(folder) / f"{name.partition(':')[2] or name}-{element}.jettison"
                 if not path.is_file():
-                    file.save(networks(f"timm:{name}", [], None, 0, element)[0].graph, path)
+                    file.save(networks(name, [], None, 0, element)[0].graph, path)
                 row = measured(path, batch, args)
                 write({"network": name, "element": element, "batch": int(batch), "commit": commit(), **row}, args.threads)
                 print(name, case, row["fused"], row["unfused"], flush=True)
@@ -92,7 +94,9 @@ def compare(graph: Graph, batch: int, args: argparse.Namespace) -> dict[str, Any
                 session.run(*inputs)
                 times[name].append((time.perf_counter() - start) * 1e3)
     memory = {f"{name}_bytes": {"arena": s.arena_bytes(batch), "workspace": s.workspace_bytes(batch)} for name, s in sessions.items()}
-    return {**{name: spread(ms) for name, ms in times.items()}, **memory, "groups": groups(sessions, inputs, args.rounds)}
+    ideal_ms = waterline(works(graph, batch), this_machine(args.threads, sessions["fused"].isa), args.threads).ideal_ms
+    numbers = {**{name: spread(ms) for name, ms in times.items()}, **memory, "ideal_ms": round(ideal_ms, 4)}
+    return {**numbers, "groups": groups(sessions, inputs, args.rounds)}
 
 
 def spread(ms: list[float]) -> dict[str, float]:

@@ -220,23 +220,33 @@ JT_INLINE void start(const float* bias, f32v (&acc)[PB][OB]) {
   });
 }
 
-// out[pixel][channel] = act(acc + residual) for `width` channels of the first `live` pixels; bias is already in acc.
 // relu, relu6 and none are a clamp. max(low, x) keeps a NaN in x visible.
+struct Clamp {
+  f32v low, high;
+};
+
+JT_INLINE bool clamps(const Problem& a) { return a.act == Act::none || a.act == Act::relu || a.act == Act::relu6; }
+
+JT_INLINE Clamp clamp_of(const Problem& a) {
+  return {set1(a.act == Act::relu || a.act == Act::relu6 ? 0.0f : -INFINITY), set1(a.act == Act::relu6 ? 6.0f : INFINITY)};
+}
+
+JT_INLINE f32v clamp(const Clamp& to, f32v v) { return min(to.high, max(to.low, v)); }
+
+// out[pixel][channel] = act(acc + residual) for `width` channels of the first `live` pixels; bias is already in acc.
 template <int PB, int OB>
 JT_INLINE void finish(const Problem& a, f32v (&acc)[PB][OB], float* out, const float* residual, int64_t width, int64_t live = PB) {
-  const bool clamp = a.act == Act::none || a.act == Act::relu || a.act == Act::relu6;
-  const f32v low = set1(a.act == Act::relu || a.act == Act::relu6 ? 0.0f : -INFINITY);
-  const f32v high = set1(a.act == Act::relu6 ? 6.0f : INFINITY);
+  const Clamp to = clamp_of(a);
   times<PB>([&](auto i) JT_FLAT {
     times<OB>([&](auto o) JT_FLAT {
       const int64_t at = i * a.k + o * W, left = width - o * W;
       if (i >= live) return;
       f32v v = acc[i][o];
       if (residual) v = add(v, load_first(residual + at, left));
-      store_first(out + at, min(high, max(low, v)), left);
+      store_first(out + at, clamp(to, v), left);
     });
   });
-  if (!clamp) activate_rows(a, out, live, min64(width, OB * W));  // what lies beside these sums is another's
+  if (!clamps(a)) activate_rows(a, out, live, min64(width, OB * W));  // what lies beside these sums is another's
 }
 
 }  // namespace JETTISON_ISA_NAME

@@ -187,15 +187,17 @@ JT_INLINE f32v tanh(f32v x) {
 }
 
 // Φ(x) = ½(1 + erf(x/√2)), absolute error below 3e-7 (Abramowitz & Stegun 7.1.26).
+// Tails below 1e-35 become 0: numbers that a float can only hold denormalised take the processor a hundred cycles each.
 JT_INLINE f32v normal_cdf(f32v x) {
-  const f32v a = max(x, sub(zero(), x));  // |x|
+  const f32v a = min(set1(12.7f), max(x, sub(zero(), x)));  // |x|
   const f32v t = div(set1(1.0f), fma(a, set1(0.3275911f * 0.70710678f), set1(1.0f)));
   f32v y = set1(1.061405429f);
   y = fma(y, t, set1(-1.453152027f));
   y = fma(y, t, set1(1.421413741f));
   y = fma(y, t, set1(-0.284496736f));
   y = fma(y, t, set1(0.254829592f));
-  const f32v tail = mul(mul(mul(y, t), exp(mul(mul(a, a), set1(-0.5f)))), set1(0.5f));  // Φ(−|x|)
+  const f32v whole = mul(mul(mul(y, t), exp(mul(mul(a, a), set1(-0.5f)))), set1(0.5f));
+  const f32v tail = max(zero(), sub(whole, set1(1e-35f)));  // Φ(−|x|)
   const f32v upper = sub(set1(1.0f), tail);
   // x ≥ 0 takes 1 − tail, x < 0 takes tail, without a branch: blend by a 0/1 weight
   const f32v positive = min(max(mul(x, set1(3e38f)), zero()), set1(1.0f));

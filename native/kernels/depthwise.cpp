@@ -2,15 +2,16 @@
 //
 //   out[y, x, o] = act(bias[o] + Σ_r Σ_s in[y·stride + r·dilation − pad, …, ⌊o / m⌋] · weight[o, r, s] + residual)
 //
-// Vectors run over W channels. A tile is T neighbouring pixels of one output row; every input column
-// that the tile sees is loaded once per kernel row and feeds the (up to S) sums that use it:
+// Vectors run over W channels. A tile is T neighbouring pixels of one output row, or of two, which share most of their
+// input rows; every input column that the tile sees is loaded once per input row and feeds the (up to 2·S) sums that use it:
 //
-//   kernel row r:   w0 w1 w2              S weights in registers
-//   input columns   x0 x1 x2 x3 x4 …      (T − 1)·stride + S loads
-//   sums            a0 = x0·w0 + x1·w1 + x2·w2,  a1 = x1·w0 + …      S·T multiply-adds (stride 1)
+//   input row 0      x0 x1 x2 x3 …        upper sums  a0 += x0·w00 + x1·w01 + x2·w02,  a1 += x1·w00 + …
+//   input row 1      x0 x1 x2 x3 …        upper sums  a0 += x0·w10 + …,  lower sums  b0 += x0·w00 + …
+//   …                                     a multiply-add needs 1/2S loads: half as many as a row at a time
 //
-// Compiled for S = 3, 5, 7 and stride 1, 2 (dilation 1, m = 1); anything else loads once per tap.
-// Rows and columns on padding are left out: rows for the whole tile, columns only in tiles that touch the border.
+// Compiled for S = R = 3, 5, 7 and stride 1, 2 (dilation 1, m = 1); anything else loads once per tap, a row at a time.
+// Rows and columns on padding are left out: rows for the whole tile, columns only in tiles that touch the border. Every
+// pixel adds up its taps in the same order, whichever tile it falls into.
 // A job is a band of output rows. In narrow images a few vectors of channels at a time run over the whole
 // band, so that the input rows that output rows share are still in the first-level cache.
 #include "../conv.h"
@@ -50,127 +51,181 @@ double cycles(const Problem& a) {
 
 int64_t jobs(const Problem& a) { return job_count(cycles(a), a.n * a.p); }
 
-// One output row, as all its tiles and blocks of channels share it.
-struct Row {
-  const float* x;  // input at the first live kernel row, column 0, channel 0
-  int64_t step;    // floats from one kernel row to the next
-  int64_t rows;    // live kernel rows
+// One output row, or two, as all tiles and blocks of channels share them. Input rows are counted from the first that the
+// first output row may need; those from `begin` to `end` lie in the image. For any kernel they are `dilation` rows apart.
+struct Rows {
+  const float* x;  // row 0, column 0, channel 0
+  int64_t step;    // floats from one input row to the next
+  int64_t begin, end;
   const float* bias;
-  const float* weights;  // of block 0, first live kernel row
+  const float* weights;  // of block 0
   const uint8_t* lanes;  // input channel of each lane
   float* out;
   const float* residual;
 };
 
-// Sums of T pixels from input column `column` on. Edge: columns outside the image are left out.
-template <int T, int S, int Stride, bool Edge>
-JT_INLINE void accumulate(const Problem& a, const Row& b, const float* image, const float* weights, int64_t column, f32v (&acc)[T][1]) {
+// Which columns of a tile may lie outside the image: none, up to half a kernel on either side, or any.
+enum class Edge { none, near, any };
+
+// Adds input row r to the sums of T pixels of output rows First … Last, from input column `column` on.
+template <int T, int S, int Stride, Edge E, int First, int Last, int R>
+JT_INLINE void add_row(const float* x, int64_t c, int64_t w, int64_t column, const float* weights, int64_t r, f32v (&acc)[R][T][1]) {
   constexpr int kColumns = (T - 1) * Stride + S;
-  for (int64_t r = 0; r < b.rows; ++r, weights += S * W) {
-    f32v weight[S];
-    for (int s = 0; s < S; ++s) weight[s] = load(weights + s * W);
-    const float* x = image + r * b.step + column * a.c;
-#pragma GCC unroll 32
-    for (int j = 0; j < kColumns; ++j, x += a.c) {
-      if (Edge && (uint64_t)(column + j) >= (uint64_t)a.w) continue;
-      const f32v v = hold(load(x));
-#pragma GCC unroll 8
-      for (int s = 0; s < S; ++s)
-        if (j >= s && (j - s) % Stride == 0 && (j - s) / Stride < T) acc[(j - s) / Stride][0] = fma(v, weight[s], acc[(j - s) / Stride][0]);
+  weights += r * S * W;
+  times<kColumns>([&](auto at) JT_FLAT {
+    constexpr int j = decltype(at)::value;
+    constexpr bool unsure = E == Edge::any || (E == Edge::near && (j < S / 2 || j >= kColumns - S / 2));
+    if (unsure && (uint64_t)(column + j) >= (uint64_t)w) return;
+    const f32v v = hold(load(x + j * c));
+    times<S>([&](auto tap) JT_FLAT {
+      constexpr int s = decltype(tap)::value, t = (j - s) / Stride;
+      if constexpr (j >= s && (j - s) % Stride == 0 && t < T)
+        times<Last - First + 1>([&](auto i) JT_FLAT {
+          constexpr int row = First + decltype(i)::value;
+          acc[row][t][0] = fma(v, load(weights + (s - row * Stride * S) * W), acc[row][t][0]);
+        });
+    });
+  });
+}
+
+// Sums of T pixels of R output rows. Rows that both need are read once; a 3×3 kernel inside the image is one piece of code.
+template <int T, int S, int Stride, int R, Edge E>
+JT_INLINE void accumulate(const Rows& b, const float* x, int64_t c, int64_t w, int64_t column, const float* weights, f32v (&acc)[R][T][1]) {
+  constexpr int kAlone = R > 1 ? Stride : 0;  // input rows before those that two output rows share
+  const int64_t step = b.step, begin = b.begin, end = b.end;
+  if (S == 3 && begin == 0 && end == S + kAlone) {
+    times<kAlone>([&](auto r) JT_FLAT { add_row<T, S, Stride, E, 0, 0>(x + r * step, c, w, column, weights, r, acc); });
+    times<S - kAlone>([&](auto i) JT_FLAT {
+      constexpr int r = kAlone + decltype(i)::value;
+      add_row<T, S, Stride, E, 0, R - 1>(x + r * step, c, w, column, weights, r, acc);
+    });
+    times<kAlone>([&](auto i) JT_FLAT {
+      constexpr int r = S + decltype(i)::value;
+      add_row<T, S, Stride, E, R - 1, R - 1>(x + r * step, c, w, column, weights, r, acc);
+    });
+    return;
+  }
+  int64_t r = begin;
+  x += begin * step;
+  for (; r < kAlone && r < end; ++r, x += step) add_row<T, S, Stride, E, 0, 0>(x, c, w, column, weights, r, acc);
+  for (; r < S && r < end; ++r, x += step) add_row<T, S, Stride, E, 0, R - 1>(x, c, w, column, weights, r, acc);
+  for (; r < end; ++r, x += step) add_row<T, S, Stride, E, R - 1, R - 1>(x, c, w, column, weights, r, acc);
+}
+
+// T pixels of R output rows, one block of channels after the other.
+template <int T, int S, int Stride, int R, Edge E>
+JT_INLINE void run_tile(const Problem& a, const Rows& b, Range blocks, int64_t pixel) {
+  const int64_t c = a.c, k = a.k, w = a.w, all = taps(a), row = a.q * a.k, column = pixel * Stride - a.pad_l, live = min64(T, a.q - pixel);
+  const float *x = b.x + column * c, *bias = b.bias, *weights = b.weights;
+  const bool simple = live == T && !b.residual && clamps(a);
+  const Clamp to = clamp_of(a);
+  for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+    const int64_t channel = block * W, at = pixel * k + channel;
+    f32v acc[R][T][1];
+    times<R>([&](auto i) JT_FLAT { times<T>([&](auto t) JT_FLAT { acc[i][t][0] = load(bias + channel); }); });
+    accumulate<T, S, Stride, R, E>(b, x + channel, c, w, column, weights + channel * all, acc);
+    float* out = b.out + at;
+    if (simple && k - channel >= W) {
+      times<R>([&](auto i) JT_FLAT { times<T>([&](auto t) JT_FLAT { store(out + i * row + t * k, clamp(to, acc[i][t][0])); }); });
+      continue;
     }
+    times<R>([&](auto i)
+                 JT_FLAT { finish<T, 1>(a, acc[i], out + i * row, b.residual ? b.residual + i * row + at : nullptr, k - channel, live); });
   }
 }
 
-// The same for any kernel width, stride, dilation and depth multiplier.
-template <int T, bool Multiplied>
-JT_INLINE void accumulate_any(const Problem& a, const Row& b, const float* image, const float* weights, const uint8_t* lanes,
-                              int64_t column, f32v (&acc)[T][1]) {
-  for (int64_t r = 0; r < b.rows; ++r, image += b.step)
-    for (int64_t s = 0; s < a.s; ++s, weights += W) {
-      const f32v weight = load(weights);
-      int64_t at = column + s * a.dilation_w;
-      for (int t = 0; t < T; ++t, at += a.stride_w) {
-        if ((uint64_t)at >= (uint64_t)a.w) continue;
-        const f32v v = load(image + at * a.c);
-        acc[t][0] = fma(Multiplied ? permute(lanes, v) : v, weight, acc[t][0]);
-      }
-    }
+// Whether Edge::near, which rows in pairs are compiled for, will do for every tile of T pixels.
+template <int T, int S>
+bool near(const Problem& a) {
+  return a.q >= T && a.pad_l <= S / 2 && (a.q - 1) * a.stride_w - a.pad_l + S <= a.w + S / 2;
 }
 
-// A whole output row, `blocks` of its channels. S = 0: any kernel; then Stride = 0: with a depth multiplier.
-template <int T, int S, int Stride>
-void run_row(const Problem& a, const Row& b, Range blocks) {
-  for (int64_t pixel = 0; pixel < a.q; pixel += T) {
-    const int64_t column = pixel * a.stride_w - a.pad_l, live = min64(T, a.q - pixel);
-    const bool inside = column >= 0 && column + (T - 1) * Stride + S <= a.w && live == T;
+// `blocks` of the channels of R output rows. The last tile of a row starts early enough to be whole, where
+// the row has room for it: some pixels are then computed twice.
+template <int T, int S, int Stride, int R>
+void run_rows(const Problem& a, const Rows& b, Range blocks) {
+  for (int64_t next = 0; next < a.q; next += T) {
+    const int64_t pixel = max64(0, min64(next, a.q - T)), column = pixel * Stride - a.pad_l;
+    if (column >= 0 && column + (T - 1) * Stride + S <= a.w) run_tile<T, S, Stride, R, Edge::none>(a, b, blocks, pixel);
+    else run_tile<T, S, Stride, R, R == 1 ? Edge::any : Edge::near>(a, b, blocks, pixel);
+  }
+}
+
+// One output row of any kernel width, stride, dilation and depth multiplier.
+template <int T, bool Multiplied>
+void run_any(const Problem& a, const Rows& b, Range blocks) {
+  for (int64_t pixel = 0; pixel < a.q; pixel += T)
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-      const int64_t channel = block * W, at = pixel * a.k + channel;
-      const float* weights = b.weights + channel * taps(a);
-      const float* residual = b.residual ? b.residual + at : nullptr;
+      const int64_t channel = block * W, at = pixel * a.k + channel, live = min64(T, a.q - pixel);
+      const float* weights = b.weights + (channel * a.r + b.begin * W) * a.s;
+      const float* x = b.x + b.begin * b.step + (Multiplied ? channel / multiplier(a) : channel);
       f32v acc[T][1];
       for (int t = 0; t < T; ++t) acc[t][0] = load(b.bias + channel);
-      if constexpr (S == 0) {
-        const int64_t first = Stride ? channel : channel / multiplier(a);
-        accumulate_any<T, Stride == 0>(a, b, b.x + first, weights, b.lanes + channel, column, acc);
-      } else if (inside) {
-        accumulate<T, S, Stride, false>(a, b, b.x + channel, weights, column, acc);
-        if (a.k - channel >= W) {
-          finish<T, 1>(a, acc, b.out + at, residual, W);
-          continue;
-        }
-      } else {
-        accumulate<T, S, Stride, true>(a, b, b.x + channel, weights, column, acc);
-      }
-      finish<T, 1>(a, acc, b.out + at, residual, a.k - channel, live);
+      for (int64_t r = b.begin; r < b.end; ++r, x += b.step)
+        for (int64_t s = 0; s < a.s; ++s, weights += W)
+          for (int64_t t = 0, column = pixel * a.stride_w - a.pad_l + s * a.dilation_w; t < T; ++t, column += a.stride_w) {
+            if ((uint64_t)column >= (uint64_t)a.w) continue;
+            const f32v v = load(x + column * a.c);
+            acc[t][0] = fma(Multiplied ? permute(b.lanes + channel, v) : v, load(weights), acc[t][0]);
+          }
+      finish<T, 1>(a, acc, b.out + at, b.residual ? b.residual + at : nullptr, a.k - channel, live);
     }
-  }
 }
 
-using RunRow = void (*)(const Problem&, const Row&, Range);
+using Run = void (*)(const Problem&, const Rows&, Range);
+
+// What runs one output row, and two if something can.
+struct Runs {
+  Run one, two;
+};
+
+template <int T, int S>
+Runs runs_of(const Problem& a) {
+  if (a.stride_w == 1) return {run_rows<T, S, 1, 1>, near<T, S>(a) ? run_rows<T, S, 1, 2> : nullptr};
+  return {run_rows<T, S, 2, 1>, near<T, S>(a) ? run_rows<T, S, 2, 2> : nullptr};
+}
 
 template <int T>
-RunRow row_of(const Problem& a) {
-  if (multiplier(a) > 1) return run_row<T, 0, 0>;
-  if (a.dilation_w > 1 || a.stride_w > 2) return run_row<T, 0, 1>;
-  switch (a.s * 2 + a.stride_w) {
+Runs runs_of(const Problem& a) {
+  if (multiplier(a) > 1) return {run_any<T, true>, nullptr};
+  const bool square = a.r == a.s && a.stride_h == a.stride_w && a.stride_h < 3 && a.dilation_h * a.dilation_w == 1;
+  switch (square ? a.s : 0) {
+    case 3:
+      return runs_of<T, 3>(a);
+    case 5:
+      return runs_of<T, 5>(a);
     case 7:
-      return run_row<T, 3, 1>;
-    case 8:
-      return run_row<T, 3, 2>;
-    case 11:
-      return run_row<T, 5, 1>;
-    case 12:
-      return run_row<T, 5, 2>;
-    case 15:
-      return run_row<T, 7, 1>;
-    case 16:
-      return run_row<T, 7, 2>;
+      return runs_of<T, 7>(a);
     default:
-      return run_row<T, 0, 1>;
+      return {run_any<T, false>, nullptr};
   }
 }
 
-// Blocks of channels that run over a band together: as many as keep the input rows of one output row in
+// The tile width that leaves fewer pixels over.
+Runs runs_of(const Problem& a) {
+  if constexpr (kRegisters < 32) return runs_of<4>(a);
+  else return ceil_div(a.q, 7) * 7 < ceil_div(a.q, 8) * 8 ? runs_of<7>(a) : runs_of<8>(a);
+}
+
+// Blocks of channels that run over a band together: as many as keep the input rows of two output rows in
 // 24 KB of the first-level cache. Where that would be one, all: then long runs of memory serve better.
 int64_t together(const Problem& a) {
-  const int64_t fit = (24 << 10) / ((a.r * a.dilation_h + a.stride_h) * a.w * W * 4);
+  const int64_t fit = (24 << 10) / ((a.r * a.dilation_h + 2 * a.stride_h) * a.w * W * 4);
   return fit < 2 ? blocks(a) : fit;
 }
 
-// Output row `row` of the whole batch.
-Row locate_row(const Call& call, int64_t row) {
+// Output rows `row` and, if count is 2, the next one, of the whole batch.
+Rows locate(const Call& call, int64_t row, int64_t count) {
   const Problem& a = *call.problem;
-  const int64_t top = row % a.p * a.stride_h - a.pad_t;
-  const int64_t skip = top < 0 ? ceil_div(-top, a.dilation_h) : 0;  // kernel rows above the image
-  const int64_t end = top < a.h ? min64(a.r, ceil_div(a.h - top, a.dilation_h)) : 0;
-  const int64_t out = row * a.q * a.k;
-  Row b;
-  b.x = (const float*)call.in[0] + (row / a.p * a.h + top + skip * a.dilation_h) * a.w * a.c;
+  const int64_t top = row % a.p * a.stride_h - a.pad_t, out = row * a.q * a.k;
+  Rows b;
+  b.x = (const float*)call.in[0] + (row / a.p * a.h + top) * a.w * a.c;
   b.step = a.dilation_h * a.w * a.c;
-  b.rows = max64(end - skip, 0);
+  b.begin = top < 0 ? ceil_div(-top, a.dilation_h) : 0;
+  b.end = top < a.h ? min64(a.r + (count - 1) * a.stride_h, ceil_div(a.h - top, a.dilation_h)) : 0;
   b.bias = (const float*)call.packed;
-  b.weights = b.bias + blocks(a) * W + skip * a.s * W;
-  b.lanes = (const uint8_t*)(b.bias + blocks(a) * W * (1 + taps(a)));
+  b.weights = b.bias + blocks(a) * W;
+  b.lanes = (const uint8_t*)(b.weights + blocks(a) * W * taps(a));
   b.out = (float*)call.out + out;
   b.residual = a.residual ? (const float*)call.in[1] + out : nullptr;
   return b;
@@ -179,10 +234,14 @@ Row locate_row(const Call& call, int64_t row) {
 void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Range mine = range(a.n * a.p, jobs(a), job);
-  const bool seven = ceil_div(a.q, 7) * 7 < ceil_div(a.q, 8) * 8;  // the width that leaves fewer pixels over
-  const RunRow run = seven ? row_of<7>(a) : row_of<8>(a);
-  for (int64_t first = 0; first < blocks(a); first += together(a))
-    for (int64_t row = mine.begin; row < mine.end; ++row) run(a, locate_row(call, row), {first, min64(first + together(a), blocks(a))});
+  const Runs runs = runs_of(a);
+  for (int64_t first = 0; first < blocks(a); first += together(a)) {
+    const Range some = {first, min64(first + together(a), blocks(a))};
+    for (int64_t row = mine.begin, count; row < mine.end; row += count) {
+      count = runs.two && row + 1 < mine.end && row % a.p + 1 < a.p ? 2 : 1;
+      (count == 2 ? runs.two : runs.one)(a, locate(call, row, count), some);
+    }
+  }
 }
 
 double cost(const Problem& a, const Constants&) { return cycles(a); }

@@ -25,7 +25,7 @@ from .graph import Graph, Op
 
 MOST_OPS = 12  # in a group: a few blocks
 BANDS = (1, 2, 4, 8, 16)  # rows of the result at a time
-CLOSE = 1.01  # of two bands whose cycles are this close the smaller is taken: it needs less memory
+CLOSE = 1.06  # of two bands whose cycles are this close the smaller is taken: it needs less memory
 MEETING_CYCLES = 16000.0  # 4 µs, mostly waiting for the slower thread
 EAGER = 2.0  # how much more than modelled a meeting may cost before measuring decides
 CALL_CYCLES = 500.0  # a kernel starts on a band
