@@ -46,6 +46,9 @@ CASES = {
     "vgg16_bn_int8": Case("vgg16_bn", "int8", "1:4", runs=20),
     "mobilenetv2_100_f32": Case("timm:mobilenetv2_100", "f32"),
     "mobilenetv2_100_int8": Case("timm:mobilenetv2_100", "int8"),
+    "efficientnet_b0_f32": Case("timm:efficientnet_b0", "f32", runs=20),
+    "efficientnet_b0_int8": Case("timm:efficientnet_b0", "int8", runs=20),
+    "convnext_atto_f32": Case("timm:convnext_atto", "f32", runs=20),
 }
 
 

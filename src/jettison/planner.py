@@ -24,8 +24,8 @@ from .fusion import Rows, Schedule, group_name, groupable, rows_of, schedule, wi
 from .graph import Graph, Op
 
 MOST_OPS = 12  # in a group: a few blocks
-BANDS = (1, 2, 4, 8, 16)  # rows of the result at a time
-CLOSE = 1.06  # of two bands whose cycles are this close the smaller is taken: it needs less memory
+BANDS = (2, 4, 8, 16)  # rows of the result at a time; depthwise kernels take two together
+CLOSE = 1.03  # of two bands whose cycles are this close the smaller is taken: it needs less memory
 MEETING_CYCLES = 16000.0  # 4 µs, mostly waiting for the slower thread
 EAGER = 2.0  # how much more than modelled a meeting may cost before measuring decides
 CALL_CYCLES = 500.0  # a kernel starts on a band
@@ -176,7 +176,7 @@ def _way(graph: Graph, op: Op, on: Machine) -> float:
 def _propose(graph: Graph, ops: Sequence[Op], work: Mapping[str, Work], on: Machine) -> Proposal:
     rows = rows_of(graph, ops)
     sizes = {band: _buffer_bytes(graph, rows, band) for band in BANDS}
-    cycles = {b: _fused_cycles(rows, b, sizes[b], work, on) for b in BANDS if b == 1 or sizes[b] <= on.buffer_bytes}
+    cycles = {b: _fused_cycles(rows, b, sizes[b], work, on) for b in BANDS if b == BANDS[0] or sizes[b] <= on.buffer_bytes}
     band = next(b for b in BANDS if cycles[b] <= CLOSE * min(cycles.values()))
     unfused = sum(unfused_cycles(graph, op, work[op.name], on) for op in ops)
     return Proposal(tuple(ops), band, cycles[band] + _way(graph, ops[-1], on) / on.threads, unfused)

@@ -144,9 +144,9 @@ class Session:
         """Memory of all weights in their kernels' layouts."""
         return sum(c.packed.bytes for c in self._choices.values())
 
-    def arena_bytes(self, batch: int = 1) -> int:
-        """Memory of all activations between the steps at this batch size."""
-        return self._layout(batch, portion(self.graph, batch, self.threads), self._steps(batch)).arena_bytes
+    def arena_bytes(self, batch: int = 1, fused: bool = True) -> int:
+        """Memory of all activations between the steps at this batch size; not `fused`: as it would be layer by layer."""
+        return self._layout(batch, portion(self.graph, batch, self.threads), self._steps(batch) if fused else self.graph.ops).arena_bytes
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""

@@ -63,6 +63,8 @@ def explain(
     analysis = waterline(todo, limits, session.threads, measured.times_ms, measured.median_ms)
     layers = _rows(session.layers(batch), analysis.boxes, measured.times_ms)
     total = _total(layers, analysis)
+    memory = {"arena": session.arena_bytes(batch), "workspace": session.workspace_bytes(batch)}
+    memory["arena_layer_by_layer"] = session.arena_bytes(batch, fused=False)
     for row in layers:
         row["share"] = row["median_ms"] / total["median_ms"] if total["median_ms"] else 0.0
     hints = advice(analysis)
@@ -72,10 +74,14 @@ def explain(
             row["look_up"] = look_up[row["name"]]
     _show(output, layers, total, f"{file}: {session.isa}, batch {batch}, {session.threads} threads, {runs} runs")
     _show_look_up(output, look_up)
+    output.say(
+        f"memory of the activations: {byte_count(memory['arena'])} between the steps and {byte_count(memory['workspace'])} inside them; "
+        f"between the steps layer by layer: {byte_count(memory['arena_layer_by_layer'])}"
+    )
     for line in (*(f"{name}: {text}" for name, text in hints.items()), *analysis.warnings()):
         output.say(line)
     data = {"layers": layers, "total": total, "advice": hints, "warnings": analysis.warnings(), "limits": limits.source}
-    data |= {"look_up": look_up.get("")} if look_up else {}
+    data |= {"memory_bytes": memory} | ({"look_up": look_up.get("")} if look_up else {})
     data |= {"isa": session.isa, "batch": batch, "threads": session.threads, "runs": runs, "file": str(file)}
     output.save({**data, **provenance()})
 
