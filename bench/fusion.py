@@ -1,12 +1,12 @@
 """What block fusion gains: the same network fused and layer by layer, in turns, with the same kernels and equal outputs.
 
     python bench/fusion.py --threads 2
-    python bench/fusion.py --networks timm:mobilenetv2_100 --cases int8-1      only these; other rows of the result file stay
+    python bench/fusion.py --networks timm:mobilenetv2_100 --cases int8-1      only these; other rows stay
 
 Random weights; int8 calibrated on random images. For each: latency, memory of the activations, the time that arithmetic
-at this machine's peak would take (for the efficiency E), and time of every group and of its layers one by one. Every case is measured in a process of its own, which takes a few
-seconds (`--prefix CMD` goes before its command line, on a machine that has something to keep others quiet meanwhile), and
-written to bench/results/fusion.json at once.
+at this machine's peak would take (for the efficiency E), and time of every group and of its layers one by one. Every
+case is measured in a process of its own, which takes a few seconds (`--prefix CMD` goes before its command line, on a
+machine that has something to keep others quiet meanwhile), and written to bench/results/fusion.json at once.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 
 Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
 "summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
-training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv").
+training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv"),
+ConvFirst against ConvNeXt (it has "convfirst_speed").
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
+        "convfirst": convfirst,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -237,6 +239,24 @@ def _fused_groups(r: dict[str, Any]) -> str:
                 gain = _ratio(g["unfused_ms"], g["fused_ms"])
                 lines.append(f"| {where} | {ends} | {len(g['layers'])} | {g['unfused_ms']:.3f} | {g['fused_ms']:.3f} | {gain} |\n")
     return "".join(lines)
+
+
+def convfirst(results: dict[str, dict[str, Any]]) -> str:
+    """A line for each network and engine; over ConvNeXt in Inductor, as the paper has it."""
+    out = []
+    for name, r in results.items():
+        rows = r.get("convfirst_speed")
+        if not rows:
+            continue
+        about = r["speed_about"]
+        where = f"{about['machine']['processor']}, {about['machine']['isa'][0]}, {about['threads']} threads, batch {about['batch']}"
+        base = next(row["median_ms"] for row in rows if row["network"].startswith("convnext") and row["engine"] == "inductor")
+        out.append(f"[{where}, {about['size']}×{about['size']}]({name}):\n\n")
+        out.append("| network | engine | median ms (p10 – p90) | over ConvNeXt in Inductor |\n|---|---|---|---|\n")
+        for row in rows:
+            ms = f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})"
+            out.append(f"| {row['network']} | {row['engine']} | {ms} | {_ratio(base, row['median_ms'])} |\n")
+    return "".join(out)
 
 
 def post_training(results: dict[str, dict[str, Any]]) -> str:

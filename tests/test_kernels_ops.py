@@ -73,6 +73,23 @@ def test_act_far_from_zero(act: str) -> None:
         check(Case("act", ((4000,),), attrs, n=1, tolerance=1e-6), isa, lambda g, s: np.linspace(-300, 300, s[1])[None])
 
 
+@pytest.mark.parametrize("act", ("gelu", "gelu_tanh", "silu"))
+def test_tails_are_no_denormal_numbers(act: str) -> None:
+    """One such number takes a processor as long as a hundred others."""
+    x = np.concatenate([np.linspace(-40, -5, 7001), [-1e4, -1e30], np.linspace(0, 40, 99), [1e30]]).astype(np.float32)[None]
+    for isa in ISAS:
+        out = run("act", isa, "act", [x], {"act": act, "alpha": 0.0}, ({}, (0, 0)))
+        assert np.abs(out[out != 0]).min() >= np.finfo(np.float32).tiny, isa
+        np.testing.assert_array_equal(out[0, -1], x[0, -1], err_msg=isa)
+
+
+def test_gelu_keeps_infinity_and_shows_nan() -> None:
+    x = np.array([[np.inf, np.nan, 3.0]], np.float32)
+    for isa in ISAS:
+        out = run("act", isa, "act", [x], {"act": "gelu", "alpha": 0.0}, ({}, (0, 0)))
+        assert out[0, 0] == np.inf and np.isnan(out[0, 1]) and abs(out[0, 2] - 2.99595) < 1e-4, isa
+
+
 def test_act_shows_nan() -> None:
     x = np.full((1, 21), np.nan, np.float32)
     for isa in ISAS:
