@@ -51,6 +51,26 @@ def test_depthwise_with_random_geometry(seed: int) -> None:
         check(kernel, isa, *problem)
 
 
+@pytest.mark.parametrize("size", (3, 5, 7))
+@pytest.mark.parametrize("stride", (1, 2))
+def test_depthwise_of_compiled_sizes(size: int, stride: int) -> None:
+    """Rows in pairs and alone, tiles whole, shifted back and cut short, on every border; padding that is not half the kernel."""
+    rng = np.random.default_rng(size * stride)
+    half = size // 2
+    for h, w, pad in [
+        (1, 1, half), (2, 6, half), (3, 7, half), (7, 8, half), (6, 15, half), (9, 16, half), (10, 31, half), (size, 40, 0),
+        (8, 9, half + 1), (9, 33, size - 1),
+    ]:  # fmt: skip
+        c = int(rng.choice([5, 16, 40]))
+        attrs = {"k": c, "kernel": [size, size], "stride": [stride, stride], "pad": [pad, pad, pad, half], "dilation": [1, 1],
+                 "groups": c, "act": str(rng.choice(["none", "relu6", "silu"])), "alpha": 0.0}  # fmt: skip
+        x = rng.standard_normal((2, h, max(w, size - pad - half), c)).astype(np.float32)
+        params = {"weight": rng.standard_normal((c, size, size, 1)).astype(np.float32), "bias": rng.standard_normal(c).astype(np.float32)}
+        for kernel, isa in KERNELS:
+            if kernel == "depthwise":
+                check(kernel, isa, [x], attrs, params)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_grouped_with_random_geometry(seed: int) -> None:
     """Groups narrower than a vector, wider, and cut by one."""
