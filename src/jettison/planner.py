@@ -136,18 +136,24 @@ def choose(graph: Graph, work: Mapping[str, Work], on: Machine) -> tuple[list[Pr
     """The groups that together make the network cheapest, in running order; and all other proposals. work: of every op that runs."""
     ops = graph.ops
     found = {(i, j): _propose(graph, ops[i:j], work, on) for i, j in stretches(graph)}
-    best: list[tuple[float, int]] = [(0.0, 0)]  # of the first j ops: least cycles, where the last group starts
-    for j, op in enumerate(ops, 1):
-        alone = best[j - 1][0] + (unfused_cycles(graph, op, work[op.name], on) if op.name in work else 0.0)
-        options = [(best[i][0] + found[i, j].fused, i) for i in range(max(0, j - MOST_OPS), j - 1) if (i, j) in found]
-        best.append(min([(alone, j - 1), *options]))
-    taken, j = [], len(ops)
+    alone = [unfused_cycles(graph, op, work[op.name], on) if op.name in work else 0.0 for op in ops]
+    taken = cheapest(alone, {s: p.fused for s, p in found.items()})
+    return [found[s] for s in taken], [p for s, p in found.items() if s not in taken]
+
+
+def cheapest(alone: Sequence[float], together: Mapping[tuple[int, int], float]) -> list[tuple[int, int]]:
+    """Slices [i, j) whose costs, with those of the ops outside, have the least sum; in order. alone: of ops; together: of slices."""
+    best: list[tuple[float, int]] = [(0.0, 0)]  # of the first j ops: least sum, where the last slice starts
+    for j in range(1, len(alone) + 1):
+        options = [(best[i][0] + together[i, j], i) for i in range(max(0, j - MOST_OPS), j - 1) if (i, j) in together]
+        best.append(min([(best[j - 1][0] + alone[j - 1], j - 1), *options]))
+    taken, j = [], len(alone)
     while j:
         i = best[j][1]
-        if (i, j) in found:
+        if (i, j) in together:
             taken.append((i, j))
         j = i
-    return [found[s] for s in reversed(taken)], [p for s, p in found.items() if s not in taken]
+    return taken[::-1]
 
 
 def stretches(graph: Graph) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import FormatError, InputError
 from ..formats import NM
 from ..graph import Graph, Op, weight_shape
-from ..planner import stretches
+from ..planner import cheapest, stretches
 from ..spec import WEIGHTED
 from .measure import Measured
 from .waterline import Waterline
@@ -105,18 +105,8 @@ def blocks(graph: Graph) -> tuple[tuple[str, ...], ...]:
     ops, rows = graph.ops, {row.name: row for row in works(graph)}
     wide = [op.kind == "max_pool" or (op.kind == "conv" and max(op.attrs["kernel"]) > 1) for op in ops]
     found = {(i, j): fused([rows[op.name] for op in ops[i:j]]).bytes for i, j in stretches(graph) if sum(wide[i:j]) <= 1}
-    best: list[tuple[int, int]] = [(0, 0)]  # of the first j ops: fewest bytes, where the last group starts
-    for j in range(1, len(ops) + 1):
-        alone = rows[ops[j - 1].name].bytes if ops[j - 1].name in rows else 0
-        options = [(best[i][0] + found[i, j], i) for i in range(j - 1) if (i, j) in found]
-        best.append(min([(best[j - 1][0] + alone, j - 1), *options]))
-    groups, j = [], len(ops)
-    while j:
-        i = best[j][1]
-        if j - i > 1:
-            groups.append(tuple(op.name for op in ops[i:j]))
-        j = i
-    return tuple(reversed(groups))
+    alone = [rows[op.name].bytes if op.name in rows else 0 for op in ops]
+    return tuple(tuple(op.name for op in ops[i:j]) for i, j in cheapest(alone, found))
 
 
 @dataclass(frozen=True, slots=True)
