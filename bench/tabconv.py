@@ -8,7 +8,7 @@
 A row is one run of `jettison.compression.compress`: dense training where no weights are given, int8, tables, training of the
 tables; accuracy of the last epoch on the whole test set. It may be killed at any moment and is resumed with the same command:
 
-    runs/tabconv/NAME/          checkpoints, then dense_int8.jettison and tables.jettison
+    runs/tabconv/NAME/          what an interrupted run goes on from, then dense_int8.jettison and trained.jettison
     runs/tabconv/NAME.json      a finished row
     bench/results/tabconv.json  all finished rows, committed; a row in it is not repeated on another machine
 
@@ -37,7 +37,7 @@ from jettison.graph import Graph, weight_shape
 from jettison.runtime import Session
 from jettison.settings import Settings
 from jettison.spec import WEIGHTED, check
-from jettison.training.data import load
+from jettison.training.data import DataSet, load
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "tabconv.json"
@@ -131,9 +131,9 @@ def work(case: Case, args: argparse.Namespace) -> None:
     result = compress(settings, data, folder, resume=True, tell=tell, progress=False)
     dense, int8, tables = result.graphs.values()
     graphs = {"f32": dense, "int8": int8, "tables": tables}
-    percent = {k: 100 * session_score(Session(g, threads=args.threads), result.data, BATCH).accuracy for k, g in graphs.items()}
-    for name in ("int8", "tables"):
-        file.save(graphs[name], folder / f"{name}.jettison")
+    percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in graphs.items()}
+    file.save(int8, folder / "dense_int8.jettison")
+    file.save(tables, folder / "trained.jettison")
     record = {
         "name": case.name,
         **asdict(case),
@@ -152,19 +152,23 @@ def work(case: Case, args: argparse.Namespace) -> None:
     replace_json(args.state / f"{case.name}.json", record)
 
 
+def accuracy(graph: Graph, data: DataSet, threads: int) -> float:
+    return session_score(Session(graph, threads=threads), data, BATCH, lambda what, done: None).accuracy
+
+
 def time(case: Case, args: argparse.Namespace) -> None:
     """Milliseconds of a finished row whose networks are here."""
     folder, record = args.state / case.name, args.state / f"{case.name}.json"
     if not record.is_file():
         print(f"{case.name}: its networks are not on this machine")
         return
-    int8 = folder / "int8.jettison"
+    int8 = folder / "dense_int8.jettison"
     graph = file.load(int8)
     with TemporaryDirectory(prefix="jettison-tabconv-") as there:
         pruned = {str(fmt): Path(there) / f"{i}.jettison" for i, fmt in enumerate(PRUNED)}
         for fmt in PRUNED:
             file.save(magnitude(graph, fmt), pruned[str(fmt)])
-        networks = {"dense": int8, **pruned, case.pattern: folder / "tables.jettison"}
+        networks = {"dense": int8, **pruned, case.pattern: folder / "trained.jettison"}
         entrants = [Entrant("jettison", "int8", pattern, path, pattern) for pattern, path in networks.items()]
         entrants.append(Entrant("onnxruntime", "int8", "dense", int8, "dense"))
         found = compare(entrants, random_inputs(graph, 1, 0), list(range(args.threads)), args.runs)
