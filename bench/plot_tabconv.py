@@ -35,9 +35,9 @@ def main() -> None:
         return
     found = points(row, json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"])
     figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-    for label, ms, percent in found:
+    for i, (label, ms, percent) in enumerate(found):
         ax.plot(ms, percent, "o", color="tab:red" if label.startswith("table") else "tab:blue")
-        ax.annotate(label, (ms, percent), xytext=(6, -3), textcoords="offset points")
+        ax.annotate(label, (ms, percent), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
     ax.set(xlabel="milliseconds an image, batch 1, 1 thread", ylabel="accuracy, %", title=f"{NETWORK} on {row['data']}")
     ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
     ax.grid(alpha=0.25)

@@ -137,6 +137,7 @@ def work(case: Case, args: argparse.Namespace) -> None:
     record = {
         "name": case.name,
         **asdict(case),
+        "data": FOLDERS[case.data],
         "judged_images": len(result.data.test),
         "epochs": args.epochs,
         "fit_images": args.fit_images,
