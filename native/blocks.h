@@ -1,10 +1,11 @@
 // Block-sparse weights (formats/block.py) as a skip list of kept windows: what block and block_i8 share.
 //
-// The outputs of a block-row keep the same blocks, so a unit, `vectors` vectors of its output channels, walks over one list:
-// for each tap (a stop of conv.h) the windows that hold a kept block, for each of those its entries (gather.h, gather_i8.h). What was removed
-// costs nothing, not even a count.
+// The outputs of a block-row keep the same blocks, so a unit, `vectors` vectors of its output channels, goes through one list of
+// visits: which window of channels at which tap (a stop of conv.h), and how many entries follow (gather.h, gather_i8.h). What was removed
+// costs nothing, not even a count. One flat list, and equal counts wherever blocks allow: an inner loop of another length each
+// time would cost a mispredicted branch, as long as all the arithmetic of a small block.
 //
-//   packed: header (vectors of a unit, offset of each unit) | per unit: taps (r·s) | windows | counts | entries
+//   packed: header (Units) | per unit: number of visits | visits | entries
 #pragma once
 #include "kept.h"
 
@@ -54,11 +55,16 @@ JT_INLINE int64_t workspace_of(const Problem& a) {
   return table_bytes<T, kTilePixels>(a, tap_by_tap(a));
 }
 
+// One window of the inputs at one tap, and its entries, at least one.
+struct Visit {
+  uint16_t tap, window, entries;
+};
+
 // Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
 struct Units {
   int64_t width;  // output channels of a unit
-  int64_t taps_bytes, windows_bytes, counts_bytes, entries_bytes;
-  int64_t bytes() const { return taps_bytes + windows_bytes + counts_bytes + entries_bytes; }
+  int64_t visits_bytes, entries_bytes;
+  int64_t bytes() const { return visits_bytes + entries_bytes; }
 };
 constexpr int64_t kUnitsBytes = align64(sizeof(Units));  // stored first: run knows only the problem
 
@@ -68,22 +74,22 @@ JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t
   const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), depth);
   const int64_t exact = ceil_div(b.kept * b.per_block, depth) + windows;
   const int64_t entries = b.m <= window ? min64(full, exact) : full;  // groups wider than a window fill windows unevenly
-  return {width, align64(a.r * a.s * 2), align64(windows * 2), align64(windows), align64(entries * width / W * entry_bytes)};
+  return {width, align64(sizeof(int64_t) + windows * sizeof(Visit)), align64(entries * width / W * entry_bytes)};
 }
 
 // Units that a tile meets one after the other.
 JT_INLINE int64_t group_of(const Units& u) { return max64(1, kGroupBytes / max64(u.entries_bytes, 1)); }
 
-// The lists of one unit.
+// What one unit does.
 struct Unit {
-  const uint16_t *taps, *windows;
-  const uint8_t *counts, *entries;
+  int64_t count;  // of visits, at least one
+  const Visit* visits;
+  const uint8_t* entries;
 };
 
 JT_INLINE Unit unit(const uint8_t* packed, const Units& u, int64_t index) {
   const uint8_t* at = packed + kUnitsBytes + index * u.bytes();
-  const uint8_t* counts = at + u.taps_bytes + u.windows_bytes;
-  return {(const uint16_t*)at, (const uint16_t*)(at + u.taps_bytes), counts, counts + u.counts_bytes};
+  return {*(const int64_t*)at, (const Visit*)(at + sizeof(int64_t)), at + u.visits_bytes};
 }
 
 // f(unit, Count<PB>(), pixel, table) for every unit and tile of a job; at.blocks are widths of kJobWidth.
@@ -99,43 +105,37 @@ JT_INLINE void for_units(const Call& call, const Units& u, Piece at, const T* im
                             });
 }
 
-// Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.
+// Packs the kept blocks of one unit in the order of their columns. Blocks that fall into one window share its entries
+// where they would not fill their last ones.
 template <class T>
 struct UnitWriter {
   const Problem& a;
   const Blocks& b;
   int64_t width, window, depth, entry_bytes, first;  // first: output channel
-  uint16_t *taps, *windows;
-  uint8_t *counts, *entries;
-  int64_t tap = -1, at = -1;  // the window that is open
+  Visit* next;
+  uint8_t* entries;
   int64_t kept[kUnitVectors * W] = {};
+  int64_t count = 0;
 
   template <class Put>
   void block(int64_t j, Put put) {
     const int64_t per_tap = a.c / b.cols, column = b.columns[first / b.rows * b.kept + j], channel = column % per_tap * b.cols;
     for (int64_t from = 0; from < b.cols; from += window) {
-      open(column / per_tap, (channel + from) / window);
+      const int64_t at = (channel + from) / window;
+      visit((uint16_t)(column / per_tap), (uint16_t)at);
       for (int64_t o = 0; o < width; ++o) outputs(j, o, from, channel - at * window, put);
     }
   }
 
-  void open(int64_t new_tap, int64_t new_window) {
-    if (new_tap == tap && new_window == at) return;
-    if (tap >= 0) close();
-    tap = new_tap;
-    at = new_window;
-    ++taps[tap];
-    *windows++ = (uint16_t)at;
-    *counts = 1;
+  void visit(uint16_t tap, uint16_t at) {
+    if (count > 0 && next[-1].tap == tap && next[-1].window == at) return;
+    if (count > 0) entries += next[-1].entries * (width / W) * entry_bytes;
+    *next++ = {tap, at, 1};
+    ++count;
     std::memset(kept, 0, sizeof kept);
   }
 
   // The fullest output decides how many entries there are; the others are filled up with zeros.
-  void close() {
-    entries += *counts * (width / W) * entry_bytes;
-    ++counts;
-  }
-
   template <class Put>
   void outputs(int64_t j, int64_t o, int64_t from, int64_t shift, Put put) {
     const int64_t row = ((first + o) * b.kept + j) * b.per_block;
@@ -144,7 +144,7 @@ struct UnitWriter {
       const int64_t channel = i / b.n * b.m + b.positions[row + i];
       if (channel < from || channel >= from + window || values[i] == 0) continue;
       put(entries + kept[o] / depth * (width / W) * entry_bytes, o, kept[o] % depth, channel + shift, values[i]);
-      *counts = (uint8_t)max64(*counts, ceil_div(++kept[o], depth));
+      next[-1].entries = (uint16_t)max64(next[-1].entries, ceil_div(++kept[o], depth));
     }
   }
 };
@@ -155,19 +155,10 @@ void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t depth
   const Units u = units(a, b, window, depth, entry_bytes);
   std::memcpy(packed, &u, sizeof u);
   for (int64_t i = 0; i < a.k / u.width; ++i) {
-    const Unit lists = unit(packed, u, i);
-    UnitWriter<T> w{a,
-                    b,
-                    u.width,
-                    window,
-                    depth,
-                    entry_bytes,
-                    i * u.width,
-                    (uint16_t*)lists.taps,
-                    (uint16_t*)lists.windows,
-                    (uint8_t*)lists.counts,
-                    (uint8_t*)lists.entries};
+    const Unit to = unit(packed, u, i);
+    UnitWriter<T> w{a, b, u.width, window, depth, entry_bytes, i * u.width, (Visit*)to.visits, (uint8_t*)to.entries};
     for (int64_t j = 0; j < b.kept; ++j) w.block(j, put);
+    std::memcpy((void*)((uint8_t*)to.visits - sizeof(int64_t)), &w.count, sizeof w.count);
   }
 }
 

@@ -49,6 +49,7 @@ JT_INLINE f32v pow2(f32v n) { return _mm512_scalef_ps(set1(1.0f), n); }  // n wh
 JT_INLINE f32v permute(const uint8_t* index, f32v v) {
   return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)index)), v);
 }
+JT_INLINE f32v permute(const int32_t* index, f32v v) { return _mm512_permutexvar_ps(_mm512_loadu_si512(index), v); }
 JT_INLINE float sum(f32v v) { return _mm512_reduce_add_ps(v); }
 
 #elif defined(JETTISON_AVX2)
@@ -82,6 +83,7 @@ JT_INLINE f32v pow2(f32v n) {
 JT_INLINE f32v permute(const uint8_t* index, f32v v) {
   return _mm256_permutevar8x32_ps(v, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)index)));
 }
+JT_INLINE f32v permute(const int32_t* index, f32v v) { return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256((const __m256i*)index)); }
 JT_INLINE float sum(f32v v) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -133,6 +135,7 @@ JT_INLINE f32v pow2(f32v n) {
   return o;
 }
 JT_INLINE f32v permute(const uint8_t* index, f32v v) { JT_LANES(v[index[i]]); }
+JT_INLINE f32v permute(const int32_t* index, f32v v) { JT_LANES(v[index[i]]); }
 JT_INLINE float sum(f32v v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 #undef JT_LANES
 

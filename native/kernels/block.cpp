@@ -9,6 +9,8 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
+using Index = int32_t;
+
 int64_t zeros_bytes(const Problem& a) { return align64(a.c * 4 + kSlack); }
 int64_t bias_bytes(const Problem& a) { return align64(a.k * 4); }
 
@@ -20,7 +22,7 @@ bool accepts(const Problem& a, const Constants& c) {
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   Blocks b;
   read_blocks(a, c, &b);
-  const Units u = units(a, b, W, 1, kEntry);
+  const Units u = units(a, b, W, 1, kEntry<Index>);
   return zeros_bytes(a) + bias_bytes(a) + kUnitsBytes + a.k / u.width * u.bytes();
 }
 
@@ -30,15 +32,15 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   uint8_t* bias = (uint8_t*)packed + zeros_bytes(a);
   if (const void* from = c.find("bias")) std::memcpy(bias, from, a.k * 4);
-  pack_units<float>(a, b, W, 1, kEntry, bias + bias_bytes(a), [](uint8_t* entries, int64_t o, int64_t, int64_t index, float value) {
-    put_kept(entries + o / W * kEntry, o % W, index, value);
+  pack_units<float>(a, b, W, 1, kEntry<Index>, bias + bias_bytes(a), [](uint8_t* entries, int64_t o, int64_t, int64_t index, float value) {
+    put_kept<Index>(entries + o / W * kEntry<Index>, o % W, index, value);
   });
 }
 
 // The cut must not depend on the blocks, which run does not know: as for one weight kept of eight.
 Cut plan(const Problem& a) {
   const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * a.r * a.s * a.c / 8;
-  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k * 5 / 8, pairs * (kIsa == Isa::scalar ? 8 : 1.333));
+  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k, pairs * (kIsa == Isa::scalar ? 8 : 1.333));
 }
 
 int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
@@ -48,9 +50,10 @@ template <int Vectors, int PB>
 JT_INLINE void tile(const Problem& a, const float* bias, float* out, const float* residual, Unit l, const float* const* table) {
   f32v acc[PB][Vectors];
   start(bias, acc);
-  for (int64_t i = 0; i < a.r * a.s; ++i, table += kTilePixels)
-    for (int64_t left = *l.taps++; left > 0; --left)
-      l.entries = gather_window<Vectors, PB, Vectors>(acc, table, *l.windows++ * W, l.entries, *l.counts++);
+  do {
+    const Visit v = *l.visits++;
+    l.entries = gather_window<Index, Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels, v.window * W, l.entries, v.entries);
+  } while (--l.count);
   finish<PB, Vectors>(a, acc, out, residual, Vectors * W);
 }
 
@@ -82,7 +85,7 @@ double cost(const Problem& a, const Constants& c) {
   const double pairs = pixels * a.k / W * b.kept * b.per_block;
   const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / W);
   const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 1.0 : 8.0;
-  return (pairs * cycles + loads) / 0.9 + 5.0 * a.k * b.kept * b.per_block / 8;
+  return (pairs * cycles + loads) / 0.9 + (double)a.k * b.kept * b.per_block;
 }
 
 }  // namespace

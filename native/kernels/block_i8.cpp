@@ -48,9 +48,10 @@ template <int Vectors, int PB>
 JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, Unit l, int64_t pixel, const uint8_t* const* table) {
   i32v acc[PB][Vectors];
   start(b.bias, acc);
-  for (int64_t i = 0; i < a.r * a.s; ++i, table += kTilePixels)
-    for (int64_t left = *l.taps++; left > 0; --left)
-      l.entries = gather_window<Vectors, PB, Vectors>(acc, table, *l.windows++ * kWindow, l.entries, *l.counts++);
+  do {
+    const Visit v = *l.visits++;
+    l.entries = gather_window<Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels, v.window * kWindow, l.entries, v.entries);
+  } while (--l.count);
   finish_i8<PB, Vectors>(a, end, b, acc, pixel);
 }
 

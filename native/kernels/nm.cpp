@@ -46,7 +46,7 @@ int64_t count(const Problem& a, const Constants& c, int64_t block, int64_t step)
 }
 
 int64_t block_bytes(const Problem& a, int64_t n, int64_t m) {
-  return counts_bytes(a) + align64(steps(a) * most_per_window(walk_of(a).length, W, n, m) * kVectors * kEntry);
+  return counts_bytes(a) + align64(steps(a) * most_per_window(walk_of(a).length, W, n, m) * kVectors * kEntry<uint8_t>);
 }
 
 // Bytes of a block, which depend on n and m: run knows only the problem and reads them here.
@@ -70,13 +70,13 @@ void pack(const Problem& a, const Constants& c, void* packed) {
       counts[step] = (uint8_t)q;
       for (int64_t o = block * kWidth; o < min64(a.k, (block + 1) * kWidth); ++o) {
         const int64_t lane = o % W, vector = o % kWidth / W;
-        uint8_t* e = entry + vector * kEntry;
+        uint8_t* e = entry + vector * kEntry<uint8_t>;
         each_kept<float>(walk_of(a), c, o, step / windows(a), step % windows(a), W, [&](int64_t index, float value) {
-          put_kept(e, lane, index, value);
-          e += kVectors * kEntry;
+          put_kept<uint8_t>(e, lane, index, value);
+          e += kVectors * kEntry<uint8_t>;
         });
       }
-      entry += q * kVectors * kEntry;
+      entry += q * kVectors * kEntry<uint8_t>;
     }
   }
 }
@@ -107,7 +107,7 @@ JT_INLINE void tile(const Problem& a, const Block& b, int64_t stops, int64_t win
   const uint8_t *e = b.entries, *counts = b.counts;
   do {
     int64_t i = 0;
-    do e = gather_window<kVectors, PB, OB>(acc, table, i * W, e, *counts++);
+    do e = gather_window<uint8_t, kVectors, PB, OB>(acc, table, i * W, e, *counts++);
     while (++i != windows);
     table += kPixels;
   } while (--stops);
