@@ -9,11 +9,12 @@ Each network is trained dense on all classes first (or fine-tuned from --weights
 of classes, all variants start from it with one recipe and equal epochs:
 
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
-    crisp         as published                              magnitude     CRISP whose saliency is |w|
+    crisp         the whole method                          magnitude     CRISP whose saliency is |w|
     blind         CRISP with images of all classes          block         whole blocks alone, dense inside
     nm            N:M alone, by magnitude (SR-STE)          from          CRISP from the former draw (--from), half of the epochs
 
-Accuracy is that of the last epoch among the chosen classes, on all their test images. The queue lives in files as in
+With --ranks sum the layers compete by plain sums of saliency and every step has equal epochs, as published; by default as in
+`methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images. The queue lives in files as in
 bench/accuracy.py: it may be killed at any moment and started again, and several processes may work at it.
 """
 
@@ -46,6 +47,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
 SPARSITY = 0.92
 VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
+UNRANKED = ("dense", "dense-tuned", "nm")  # have no blocks
+PUBLISHED = {"rank": "sum", "settle": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,16 @@ class Run:
     count: int
     draw: int
     variant: str
+    ranks: str = "mean"
 
     @property
     def name(self) -> str:
-        return f"{self.network}-{self.count}-{self.draw}-{self.variant}"
+        published = self.ranks == "sum" and self.variant not in UNRANKED
+        return f"{self.network}-{self.count}-{self.draw}-{self.variant}{'-sum' if published else ''}"
+
+    @property
+    def method(self) -> CRISP:
+        return CRISP(use="magnitude" if self.variant == "magnitude" else "class", **(PUBLISHED if self.ranks == "sum" else {}))
 
     def chosen(self, classes: int) -> list[int]:
         """The draw's classes: the first `count` of a permutation, so that 2 are among 5 of the same draw."""
@@ -89,7 +98,7 @@ def main() -> None:
     args.state.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     runs = [
-        Run(network, count, draw, variant)
+        Run(network, count, draw, variant, args.ranks)
         for network in args.network
         for draw in range(args.draws)
         for count in SUBJECTS[network].classes
@@ -147,7 +156,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
     accuracy = evaluate(model, only_classes(data, chosen, "shrink"))
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
-        "test_images": len(few.test), "sparsity": sparsity, "recipe": asdict(recipe), "threads": args.threads, **provenance(),
+        "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method), "sparsity": sparsity,
+        "recipe": asdict(recipe), "threads": args.threads, **provenance(),
     }  # fmt: skip
     replace_json(args.state / f"{run.name}.json", record)
     print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)
@@ -157,8 +167,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
 
 def blocks(run: Run, model: nn.Module, subject: Subject) -> Sparsifier:
     inner: Format = Dense() if run.variant == "block" else NM(2, 4)
-    method = CRISP(use="magnitude" if run.variant == "magnitude" else "class")
-    return sparsify_(model, Block(subject.block, subject.block, inner), method, remainder="inner" if inner != Dense() else "dense")
+    return sparsify_(model, Block(subject.block, subject.block, inner), run.method, remainder="inner" if inner != Dense() else "dense")
 
 
 def prune(
@@ -180,7 +189,7 @@ def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.
 
 def former(run: Run, args: argparse.Namespace) -> personal.Personal:
     """The network of the draw before this one, the last one's for the first; made if it is missing."""
-    other = Run(run.network, run.count, (run.draw - 1) % max(args.draws, 2), "crisp")
+    other = Run(run.network, run.count, (run.draw - 1) % max(args.draws, 2), "crisp", run.ranks)
     path = args.state / f"{other.name}.jettison-checkpoint"
     if not path.is_file():
         with locked(args.state / f"{other.name}.lock", True):
@@ -227,6 +236,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--network", type=lambda s: s.split(","), default=list(SUBJECTS))
     p.add_argument("--classes", type=lambda s: [int(x) for x in s.split(",")], help="numbers of classes; default all of the network's")
     p.add_argument("--variants", type=lambda s: s.split(","), default=list(VARIANTS))
+    p.add_argument("--ranks", choices=("mean", "sum"), default="mean", help="how ranks of different layers compare; sum: as published")
     p.add_argument("--draws", type=int, default=3)
     p.add_argument("--weights", type=Path, help="where the dense network starts, with one --network")
     p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")

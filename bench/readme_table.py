@@ -6,7 +6,8 @@
 Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
 "summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
 training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv"),
-ConvFirst against ConvNeXt (it has "convfirst_speed").
+ConvFirst against ConvNeXt (it has "convfirst_speed"), accuracy on a user's classes (it has "crisp"), speed against density
+(it has "density").
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
-        "convfirst": convfirst,
+        "convfirst": convfirst, "crisp": crisp, "density": density,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -318,6 +319,65 @@ def _predicted(networks: dict[str, list[dict[str, Any]]]) -> str:
             spread = f"{median(errors):+.1f}% ({min(errors):+.1f} … {max(errors):+.1f})"
             rows += f"| {network} | {cells[0]['change']} | {times} | {spread} |\n"
     return f"{head}\n{rows}"
+
+
+CRISP_COLUMNS = {
+    "dense": "dense", "dense-tuned": "dense, trained on them", "crisp": "crisp", "magnitude": "saliency \\|w\\|",
+    "blind": "saliency of all classes", "block": "blocks alone", "nm": "N:M alone", "from": "from other classes, half the epochs",
+}  # fmt: skip
+
+
+def crisp(results: dict[str, dict[str, Any]]) -> str:
+    """Accuracy among the chosen classes, mean over the draws; a row for each network, number of classes and way of comparing layers."""
+    head = (
+        f"| network | classes | draws | layers compared by | {' | '.join(CRISP_COLUMNS.values())} |\n|{'---|' * (4 + len(CRISP_COLUMNS))}\n"
+    )
+    lines = []
+    for name, r in results.items():
+        for network, count in dict.fromkeys((x["network"], x["count"]) for x in r.get("crisp", ())):
+            runs = [x for x in r["crisp"] if (x["network"], x["count"]) == (network, count)]
+            for ranks, label in (("mean", "mean score per weight"), ("sum", "sum, as published")):
+                mine = [x for x in runs if x["method"] is None or x["method"]["rank"] == ranks]
+                draws = {x["draw"] for x in mine if x["method"]} & {x["draw"] for x in mine if x["variant"] == "dense"}
+                if draws:
+                    cells = " | ".join(
+                        _drawn([x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws]) for v in CRISP_COLUMNS
+                    )
+                    lines.append(f"| [{network}]({name}), {mine[0]['data']} | {count} | {len(draws)} | {label} | {cells} |\n")
+    return head + "".join(lines) if lines else ""
+
+
+def _drawn(accuracies: list[float]) -> str:
+    return f"{100 * sum(accuracies) / len(accuracies):.2f}{f' ({len(accuracies)})' if len(accuracies) > 1 else ''}" if accuracies else "–"
+
+
+def density(results: dict[str, dict[str, Any]]) -> str:
+    """Speed of every share of blocks beside its ceiling, then the sizes of files."""
+    out = []
+    for name, r in results.items():
+        if "density" not in r:
+            continue
+        rows, left = r["density"]["rows"], r["density"]["left"]
+        peer = min((o for o in rows if o["engine"] != "jettison"), key=lambda o: o["median_ms"])
+        ours = {o["pattern"]: o for o in rows if o["engine"] == "jettison"}
+        about = (
+            f"[{r['model']}]({name}), {r['element']}, {_machine(r)[:-1]}, batch {r['batch']}; {peer['engine']} {peer['median_ms']:.2f} ms:"
+        )
+        out.append(
+            f"{about}\n\n| pattern | weights left in sparse layers | multiply-adds left | median ms (p10 – p90) | of our dense time "
+            f"| of {peer['engine']}'s | over our dense | ceiling |\n|---|---|---|---|---|---|---|---|\n"
+        )
+        for pattern, o in ours.items():
+            ms, dense = o["median_ms"], ours["dense"]["median_ms"]
+            shares = f"{left[pattern]['weights']:.2%} | {left[pattern]['macs']:.2%} | {ms:.2f} ({o['p10_ms']:.2f} – {o['p90_ms']:.2f})"
+            gains = f"{ms / dense:.3f} | {ms / peer['median_ms']:.3f} | {dense / ms:.2f}× | {1 / left[pattern]['macs']:.2f}×"
+            out.append(f"| {pattern} | {shares} | {gains} |\n")
+        for f in r["files"]:
+            ratio = f["state_bytes"] / f["file_bytes"]
+            sizes = f"{f['file_bytes'] / 1e6:.2f} MB, 1/{ratio:.1f} of its float32 state ({f['state_bytes'] / 1e6:.1f} MB)"
+            out.append(f"\nFile with {f['classes']} outputs: {sizes}.\n")
+        out.append("\n")
+    return "".join(out).removesuffix("\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def made(fmt: Block = FMT, method: CRISP | None = None, **how) -> tuple[nn.Seque
     return model, handle, Hybrid(handle, method)
 
 
-def reference(weights: dict, gradients: dict, before: dict, fmt: Block, sparsity: float, least: int = 1) -> dict[str, np.ndarray]:
+def reference(weights: dict, gradients: dict, before: dict, fmt: Block, sparsity: float, method: CRISP) -> dict[str, np.ndarray]:
     """The masks by the text of the method, one block at a time, with the threshold found by trying every value.
 
     before: kept weights, all True at first.
@@ -61,10 +61,11 @@ def reference(weights: dict, gradients: dict, before: dict, fmt: Block, sparsity
             rows.append(sorted(blocks, key=lambda b: b[:2]))
         ranked[n] = rows
     sizes = {n: w.size for n, w in weights.items()}
-    q = {n: [sum(row[j][0] for row in rows) for j in range(len(rows[0]))] for n, rows in ranked.items()}
+    each = {n: sizes[n] / len(rows[0]) * 0.5 if method.rank == "mean" else 1.0 for n, rows in ranked.items()}  # 2:4
+    q = {n: [sum(row[j][0] for row in rows) / each[n] for j in range(len(rows[0]))] for n, rows in ranked.items()}
     best = None
     for threshold in sorted({-1.0, *itertools.chain(*q.values())}):
-        dropped = {n: min(sum(x <= threshold for x in q[n]), len(q[n]) - least) for n in q}
+        dropped = {n: min(sum(x <= threshold for x in q[n]), len(q[n]) - method.least) for n in q}
         kept = sum(sizes[n] * (1 - dropped[n] / len(q[n])) * fmt.inner.density((1, 1, 1, 4)) for n in q)
         if 1 - kept / sum(sizes.values()) >= sparsity - 1e-9:
             best = dropped
@@ -84,14 +85,14 @@ def by_name(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {n: to_krsc(t) for n, t in tensors.items()}
 
 
-@pytest.mark.parametrize("least", [1, 3])
-def test_selection_equals_brute_force_in_every_iteration(least: int) -> None:
-    model, handle, hybrid = made(method=CRISP(least=least))
+@pytest.mark.parametrize("method", [CRISP(), CRISP(least=3), CRISP(rank="sum")], ids=("mean", "least", "sum"))
+def test_selection_equals_brute_force_in_every_iteration(method: CRISP) -> None:
+    model, handle, hybrid = made(method=method)
     weights = by_name({n: w for n, (w, _) in handle.weights().items()})
     before = {n: np.ones(w.shape, bool) for n, w in weights.items()}
     for sparsity in (0.6, 0.75, 0.85):
         gradients = mean_gradients(handle, model, batches())
-        want = reference(weights, by_name(gradients), before, FMT, sparsity, least)
+        want = reference(weights, by_name(gradients), before, FMT, sparsity, method)
         hybrid.select(gradients, sparsity)
         before = {n: m > 0 for n, m in by_name({n: m.float() for n, m in handle.masks().items()}).items()}
         for n in want:
@@ -166,14 +167,30 @@ def test_what_cannot_be_reached_is_said_and_no_layer_is_emptied() -> None:
     assert all(bool((m.weight != 0).any()) for m in (model[3], model[6]))
 
 
+def test_layers_with_few_outputs_compete_by_what_a_weight_is_worth() -> None:
+    """Layers of equal saliency per weight, one with 16 times the outputs: sums empty the small one, means take from both alike."""
+    shares = {}
+    for rank in ("mean", "sum"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(64, 16, 3), nn.Conv2d(16, 256, 1), nn.Conv2d(256, 256, 3))
+        method = CRISP(rank=rank)
+        handle = sparsify_(model, FMT, method, Select(classifier=True))
+        hybrid = Hybrid(handle, method)
+        hybrid.select({n: torch.rand_like(w) / w.abs() for n, (w, _) in handle.weights().items()}, 0.75)
+        shares[rank] = {n: f.keep for n, f in handle.formats().items() if isinstance(f, Block)}
+    assert shares["sum"]["0"] < 0.1 and abs(shares["mean"]["0"] - shares["mean"]["2"]) < 0.15
+
+
 def test_schedule_takes_a_tenth_of_the_blocks_at_a_time_and_ends_at_the_target() -> None:
-    _, _, hybrid = made()
+    _, _, hybrid = made(method=CRISP(settle=0))
     steps = hybrid.schedule(0.9, 20)
     assert [e for _, e in steps] == [2] * 7 + [6] and sum(e for _, e in steps) == 20
     shares = [(1 - s) / 0.5 for s, _ in steps]
     assert shares[-1] == pytest.approx(0.2) and all(a - b <= 0.1 + 1e-9 for a, b in itertools.pairwise([1.0, *shares]))
     assert hybrid.schedule(0.9, 3)[-1] == (0.9, 1) and len(hybrid.schedule(0.9, 3)) == 3
     assert hybrid.schedule(0.5, 4) == [(0.5, 4)]
+    _, _, hybrid = made(method=CRISP(settle=0.6))
+    assert [e for _, e in hybrid.schedule(0.9, 20)] == [1] * 7 + [13] and hybrid.schedule(0.9, 1) == [(0.9, 1)]
 
 
 def test_remainder_inner_makes_nm_where_blocks_do_not_fit() -> None:
@@ -194,7 +211,7 @@ def test_magnitude_knows_nothing_of_gradients() -> None:
         hybrid.select(gradients, 0.8)
         masks.append(handle.masks())
     assert all(torch.equal(masks[0][n], masks[1][n]) for n in masks[0])
-    for wrong in ({"use": "luck"}, {"step": 0}, {"least": 0}, {"least": True}):
+    for wrong in ({"use": "luck"}, {"rank": "first"}, {"step": 0}, {"settle": 1}, {"least": 0}, {"least": True}):
         with pytest.raises(TrainingError, match="CRISP"):
             CRISP(**wrong)
 
@@ -277,8 +294,8 @@ def job(tmp_path_factory: pytest.TempPathFactory):
 def test_a_network_for_two_classes_from_start_to_file(job, tmp_path) -> None:
     settings, _, _, result = job
     assert result.data.classes == ("2", "7")
-    assert sorted(result.history) == ["dense", *(f"sparse-{i}" for i in range(1, 7))]
-    assert result.history["sparse-6"][-1].accuracy > 0.9
+    assert sorted(result.history) == ["dense", *(f"sparse-{i}" for i in range(1, 4))]
+    assert result.history["sparse-3"][-1].accuracy > 0.9
     density = sum(np.prod(r.shape) * r.format.density(r.shape) for r in result.report if r.format != Dense())
     total = sum(np.prod(r.shape) for r in result.report if r.format != Dense())
     assert settings.sparsity <= 1 - density / total < settings.sparsity + 0.06
@@ -291,7 +308,7 @@ def test_a_network_for_two_classes_from_start_to_file(job, tmp_path) -> None:
 
 def test_the_same_again_and_after_a_kill(job, tmp_path) -> None:
     settings, data, folder, result = job
-    for file_name in ("sparse-5.pt", "sparse-6.pt"):
+    for file_name in ("sparse-2.pt", "sparse-3.pt"):
         (folder / "state" / file_name).unlink()
     again = compression.compress(settings, data, folder / "state", resume=True, progress=False)
     assert all(torch.equal(result.weights[n], again.weights[n]) for n in result.weights)

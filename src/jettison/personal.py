@@ -11,7 +11,6 @@ The file is a dictionary of PyTorch tensors, numbers and text, read without runn
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .methods import Sparsifier
-from .training.data.cache import atomic
+from .training import checkpoint
 
 VERSION = 1
 
@@ -47,24 +46,15 @@ class Personal:
 
 def save(personal: Personal, path: Path) -> None:
     """Whole or not at all. Errors: CheckpointError."""
-    try:
-        with atomic(path) as temporary:
-            torch.save({"version": VERSION, **asdict(personal)}, temporary)
-    except (OSError, RuntimeError) as e:
-        raise CheckpointError(f"{path}: cannot be written ({e}); free the disk or choose another folder") from e
+    checkpoint.write(path, {"version": VERSION, **asdict(personal)})
 
 
 def load(path: Path) -> Personal:
     """Errors: CheckpointError (missing, damaged, unsafe, not of a personalised network)."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{path}: no such file; `jettison compress --method crisp` writes one beside its result") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        first = (str(e).splitlines() or [type(e).__name__])[0]
-        raise CheckpointError(f"{path}: not a checkpoint of a personalised network, or damaged ({first})") from e
+    missing = "no such file; `jettison compress --method crisp` writes one beside its result"
+    state = checkpoint.read(path, "a personalised network", "make it again", missing)
     kinds = {"model": str, "classes": list, "chosen": list, "head": str, "pattern": str, "dense": dict, "weights": dict, "masks": dict}
-    if not isinstance(state, dict) or state.pop("version", None) != VERSION or set(state) != set(kinds):
+    if state.pop("version", None) != VERSION or set(state) != set(kinds):
         raise CheckpointError(f"{path}: not a checkpoint of a personalised network, or of another version; make it again")
     wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
     tensors = [t for name in ("dense", "weights", "masks") if name not in wrong for t in state[name].values()]

@@ -81,7 +81,7 @@ def densified(graph: Graph) -> Graph:
     return replace(graph, ops=tuple(ops), constants=constants)
 
 
-def random_graph(name: str, fmt: Format, image_size: int | None, seed: int) -> Graph:
+def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_classes: int | None = None) -> Graph:
     """The network `name` with random weights, one-shot pruned to `fmt`, and activations of ordinary size.
 
     Convolutions have the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852); one pass over
@@ -101,7 +101,7 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int) -> G
     c, h, w = default_input(name)
     h, w = (image_size, image_size) if image_size else (h, w)
     torch.manual_seed(seed)
-    model = build(name, image_size=h, in_channels=c)
+    model = build(name, num_classes, image_size=h, in_channels=c)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

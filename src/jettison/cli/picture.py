@@ -1,13 +1,16 @@
-"""The picture of `jettison compress --plot`."""
+"""Pictures that commands draw: matplotlib without a screen, files written whole or not at all; and that of `jettison compress --plot`."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..file import replace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("0.7", "tab:blue", "tab:green")
 
@@ -22,11 +25,18 @@ def pyplot() -> Any:
     return pyplot
 
 
+def save(figure: Figure, path: Path) -> None:
+    """In the format of the path's suffix, PNG without one; closes the figure. Errors: FileError."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix.lstrip(".") or "png", dpi=150)
+    pyplot().close(figure)
+    replace(path, picture.getvalue())
+
+
 def draw(path: Path, layers_ms: Mapping[str, Mapping[str, float]]) -> None:
-    """Bars of every layer's time in all networks, as PNG. layers_ms: by layer and network."""
-    plt = pyplot()
+    """Bars of every layer's time in all networks, layers_ms: by layer and network."""
     names = list(layers_ms)
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names)))
+    figure, axes = pyplot().subplots(figsize=(8, 1 + 0.28 * len(names)))
     networks = list(layers_ms[names[0]]) if names else []
     height = 0.8 / max(len(networks), 1)
     for i, (label, colour) in enumerate(zip(networks, COLOURS)):
@@ -38,7 +48,4 @@ def draw(path: Path, layers_ms: Mapping[str, Mapping[str, float]]) -> None:
     axes.set_xlabel("median time per layer, ms")
     axes.legend()
     figure.tight_layout()
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    plt.close(figure)
-    replace(path, png.getvalue())
+    save(figure, path)

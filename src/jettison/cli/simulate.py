@@ -128,18 +128,11 @@ def _show_sensitivity(output: Output, moved: list[dict[str, Any]], first: Accele
 
 def _draw(path: Path, costs: dict[str, list[LayerCost]], totals: dict[str, Total], machines: list[Accelerator]) -> None:
     """Cycles and energy per layer, and the gains in total beside those that the paper claims."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     from ..analysis.accelerator import PAPER
-    from ..file import replace as write
+    from .picture import pyplot, save
 
     last = machines[-1]
-    figure, ((cycles, gains), (energy, joules)) = pyplot.subplots(2, 2, figsize=(12, 7), width_ratios=(3, 1))
+    figure, ((cycles, gains), (energy, joules)) = pyplot().subplots(2, 2, figsize=(12, 7), width_ratios=(3, 1))
     for a in machines:
         cycles.plot([c.cycles for c in costs[a.name]], drawstyle="steps-mid", label=a.name)
         energy.plot([c.total_pj / 1e6 for c in costs[a.name]], drawstyle="steps-mid", label=a.name)
@@ -154,7 +147,4 @@ def _draw(path: Path, costs: dict[str, list[LayerCost]], totals: dict[str, Total
         axes.set(ylabel=f"{what}: times better than {last.name}")
         axes.tick_params(axis="x", rotation=30)
     figure.tight_layout()
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.lstrip(".") or "png", dpi=150)
-    pyplot.close(figure)
-    write(path, picture.getvalue())
+    save(figure, path)

@@ -6,14 +6,17 @@
 B, the block mask, and E, the N:M mask, are chosen by `Hybrid.select`, a few times with training in between:
 
 1. Block scores: Σ s over each block, on weights that are not pruned yet. Each block-row of a layer is sorted by them, ascending.
-2. Rank-column scores q_l[j] = Σ over block-rows of the j-th smallest score of layer l. Dropping rank j takes one block out of every
-   block-row, at different columns: all rows keep equally many (load balance).
+2. Rank-column scores q_l[j] = Σ over block-rows of the j-th smallest score of layer l, over the weights that go with it. Dropping rank j
+   takes one block out of every block-row, at different columns: all rows keep equally many (load balance).
 3. The ranks of all layers compete: in the order of q, ties in the order of the layers, ranks are dropped until the target sparsity is
    reached. So each layer's share follows from one global threshold. The last `least` ranks of a layer are never dropped.
 4. E keeps the N largest s of every M inside the blocks that are left.
 
 B only ever loses blocks; E is chosen anew each time, so a pruned weight inside a kept block that has grown comes back. The target rises in
-steps (`schedule`) of a tenth of the blocks.
+steps (`schedule`) of a tenth of the blocks, in the first part of training; the rest of it trains the final masks.
+
+The paper compares plain sums q ("sum"). A rank of a layer with many outputs is many blocks, so its sum is larger, and layers with few
+outputs lose all they have for almost no sparsity. What counts under a budget of weights is the saliency that a weight of it buys ("mean").
 
 `use` says which s: "class" as above; for comparison "magnitude", s = |w|, which knows nothing of classes. Saliency that is
 blind to classes is "class" with images of all classes.
@@ -38,23 +41,32 @@ from .method import Parametrization, straight_through
 from .sparsifier import Sparsifier
 
 USES = ("class", "magnitude")
+RANKS = ("mean", "sum")
 
 
 @dataclass(frozen=True, slots=True)
 class CRISP:
-    """use: the saliency. step: share of the blocks that one selection may drop. least: blocks of a block-row that always stay.
+    """use: the saliency. rank: how ranks of different layers compare, their "mean" score per weight or the "sum", as published.
+    step: share of the blocks that one selection may drop. settle: share of the epochs after the last selection. least: blocks of a
+    block-row that always stay.
 
     In a training loop without `select` the masks are those of the weights' magnitudes at the start, and stay. Errors: TrainingError.
     """
 
     use: str = "class"
+    rank: str = "mean"
     step: float = 0.1
+    settle: float = 0.5
     least: int = 1
     kind: ClassVar[str] = "crisp"
 
     def __post_init__(self) -> None:
         if self.use not in USES:
             raise TrainingError(f"CRISP: use must be one of {', '.join(USES)}, got {self.use!r}")
+        if self.rank not in RANKS:
+            raise TrainingError(f"CRISP: rank must be one of {', '.join(RANKS)}, got {self.rank!r}")
+        if not 0 <= self.settle < 1:
+            raise TrainingError(f"CRISP: settle must be at least 0 and less than 1, got {self.settle}")
         if not 0 < self.step <= 1:
             raise TrainingError(f"CRISP: step must lie between 0 and 1, got {self.step}")
         if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 1:
@@ -107,7 +119,6 @@ class Hybrid:
 
     def __init__(self, handle: Sparsifier, method: CRISP, masks: Mapping[str, Tensor] | None = None) -> None:
         self.method = method
-        self._first = True
         self._layers = handle.weights()
         self._blocks = {
             name: torch.ones(_blocks_shape(weight, p.fmt), dtype=torch.bool, device=weight.device)
@@ -142,12 +153,13 @@ class Hybrid:
 
     def schedule(self, sparsity: float, epochs: int) -> list[tuple[float, int]]:
         """(sparsity, epochs of training after it) of every selection: the share of blocks falls by at most `step` each time, as far
-        as there are epochs; those left over go to the last.
+        as there are epochs. The last has `settle` of all epochs, and those left over.
         """
         low, _ = self.sparsities()
         drop = 1 - (1 - sparsity) / (1 - low)  # share of the blocks' weights to go
-        count = max(1, min(math.ceil(drop / self.method.step - 1e-9), epochs))
-        each = epochs // count
+        rising = max(1, round(epochs * (1 - self.method.settle)))
+        count = max(1, min(math.ceil(drop / self.method.step - 1e-9), rising))
+        each = min(epochs, rising) // count
         targets = [1 - (1 - low) * (1 - drop * (i + 1) / count) for i in range(count)]
         return [(t, each) for t in targets[:-1]] + [(sparsity, epochs - each * (count - 1))]
 
@@ -161,7 +173,7 @@ class Hybrid:
         }
         names = list(self._blocks)
         kept = {n: int(b[0].sum()) for n, b in self._blocks.items()}
-        ranks = [_ranks(sums[n], self._blocks[n], self.method.least, i, self._per_rank(n)) for i, n in enumerate(names)]
+        ranks = [_ranks(sums[n], self._blocks[n], self.method, i, self._per_rank(n)) for i, n in enumerate(names)]
         for layer, count in enumerate(drops(ranks, self._surplus(sparsity))):
             kept[names[layer]] -= count
         for n in names:
@@ -170,11 +182,6 @@ class Hybrid:
             inner = p.fmt.inner if isinstance(p.fmt, Block) else p.fmt
             keep = nm_mask(scores[n], inner.n, inner.m) if isinstance(inner, NM) else torch.ones_like(w, dtype=torch.bool)
             p.keep.copy_(keep & expand_blocks(self._blocks[n], w, _block(p.fmt)) if n in self._blocks else keep)  # type: ignore[operator]
-
-    def _block_scores(self, name: str, score: Tensor) -> Tensor:
-        """Σ s over each block, on weights that are not pruned yet."""
-        weight, p = self._layers[name]
-        return block_sums(score if self._first else score * p.mask(weight), _block(p.fmt))
 
     def _per_rank(self, name: str) -> float:
         """Kept weights in one block of every block-row."""
@@ -234,15 +241,17 @@ def mean_gradients(handle: Sparsifier, model: nn.Module, batches: Iterable[tuple
     return {name: s / count for name, s in sums.items()}
 
 
-def _ranks(sums: Tensor, blocks: Tensor, least: int, layer: int, weights: float) -> list[Rank]:
+def _ranks(sums: Tensor, blocks: Tensor, method: CRISP, layer: int, weights: float) -> list[Rank]:
     """The ranks of a layer that may still go, ascending: blocks that are gone sort first, the last `least` stay."""
-    kept = int(blocks[0].sum())
-    q = torch.where(blocks, sums.double(), -1.0).sort(dim=1).values.sum(0)
-    return [Rank(float(q[j]), layer, weights) for j in range(blocks.shape[1] - kept, blocks.shape[1] - min(least, kept))]
+    kept, each = int(blocks[0].sum()), weights if method.rank == "mean" else 1.0
+    q = torch.where(blocks, sums.double(), -1.0).sort(dim=1).values.sum(0) / each
+    return [Rank(float(q[j]), layer, weights) for j in range(blocks.shape[1] - kept, blocks.shape[1] - min(method.least, kept))]
 
 
 def _block(fmt: Format) -> Block:
-    assert isinstance(fmt, Block)
+    """Errors: FormatError."""
+    if not isinstance(fmt, Block):
+        raise FormatError(f"CRISP chooses among whole blocks, and {fmt} has none; make the layer sparse with a pattern such as 16x16/2:4")
     return fmt
 
 

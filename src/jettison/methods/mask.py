@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import FormatError
 from ..formats import NM, Block, Dense, Format
 
 
@@ -24,7 +25,9 @@ def keep_mask(weight: Tensor, fmt: Format) -> Tensor:
     if isinstance(fmt, Block):
         inside = keep_mask(weight, fmt.inner)
         return inside & expand_blocks(largest_blocks(block_sums(weight.abs(), fmt), fmt.kept(krsc_shape(weight))), weight, fmt)
-    raise NotImplementedError(f"no mask is defined for format {fmt}")
+    raise FormatError(
+        f"{fmt} is no pattern of zeros, so weights cannot be pruned to it; prune to N:M or to blocks, such as 1:4 or 32x32/2:4"
+    )
 
 
 def nm_mask(weight: Tensor, n: int, m: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Training checkpoints: one file, replaced atomically after every epoch, read without running code from it."""
+"""Checkpoints: dictionaries of tensors, numbers and text in one file, replaced atomically, read without running code from it.
+
+`write` and `read` are for any of them; those of a training run are written after every epoch and belong to its recipe.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,41 @@ from .recipe import Recipe
 VERSION = 1
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
-    """Write `state` so that at any moment the file holds either the former or this epoch. Errors: CheckpointError."""
+def write(path: Path, state: dict[str, Any], then: str = "") -> None:
+    """Whole or not at all. then: what to do after an error, added to its text. Errors: CheckpointError."""
     try:
         with atomic(path) as temporary:
-            torch.save({"version": VERSION, "recipe": asdict(recipe), **state}, temporary)
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as e:
-        raise CheckpointError(f"{path}: cannot be written ({e}); free the disk or choose another folder, then resume") from e
+        raise CheckpointError(f"{path}: cannot be written ({e}); free the disk or choose another folder{then}") from e
+
+
+def read(path: Path, kind: str, then: str, missing: str = "no such checkpoint") -> dict[str, Any]:
+    """What `write` wrote. kind: what it is a checkpoint of, then: what to do if it is none, missing: what to say if there is no file.
+
+    Errors: CheckpointError (missing, damaged, unsafe).
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path}: {missing}") from e
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        raise CheckpointError(f"{path}: not a checkpoint of {kind}, or damaged ({first}); {then}") from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: not a checkpoint of {kind}; {then}")
+    return state
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
+    """Write `state` so that at any moment the file holds either the former or this epoch. Errors: CheckpointError."""
+    write(path, {"version": VERSION, "recipe": asdict(recipe), **state}, ", then resume")
 
 
 def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
     """The state saved under the same recipe. Errors: CheckpointError (missing, corrupt, unsafe, other recipe)."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{path}: no such checkpoint") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        first = (str(e).splitlines() or [type(e).__name__])[0]
-        raise CheckpointError(f"{path}: not a checkpoint of a training run, or damaged ({first}); remove it to start anew") from e
-    if not isinstance(state, dict) or state.get("version") != VERSION or "recipe" not in state:
+    state = read(path, "a training run", "remove it to start anew")
+    if state.get("version") != VERSION or "recipe" not in state:
         raise CheckpointError(f"{path}: not a checkpoint of this version of Jettison; remove it to start anew")
     mine, theirs = asdict(recipe), {**asdict(Recipe()), **state["recipe"]}
     other = [k for k in mine if k != "workers" and mine[k] != theirs[k]]

@@ -1,0 +1,102 @@
+"""Speed against density: ResNet-50 with 2:4 inside 32×32 blocks, ever fewer of them, against other engines' dense networks.
+
+    python bench/density.py build --element int8         the networks, in runs/density
+    python bench/density.py measure --element int8       all in one run, in turns: bench/results/density_resnet50_int8.json
+
+In two steps, so that a machine need only be quiet for the second. Random weights; int8 calibrated on random images. Of every pattern the
+file says what it leaves: `weights` of the prunable layers and `macs` of the whole network, stem and classifier included, as shares. So
+1 / macs is the ceiling of the speed-up over dense arithmetic, (M/N)·(total/kept) of the layers that are sparse. Files are compared with
+the float32 state of the same network, once with all outputs and once with those of a user's ten classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+
+from jettison import file
+from jettison.bench import Entrant, compare, processors
+from jettison.bench.machine import provenance
+from jettison.bench.target import in_element, networks, random_graph, random_inputs
+from jettison.file import replace
+from jettison.formats import Dense, parse
+from jettison.graph import Graph, problem, weight_shape
+from jettison.zoo import build
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = "resnet50"
+PATTERNS = ("32x32/2:4", "32x32/2:4@50%", "32x32/2:4@25%", "32x32/2:4@15%", "32x32/2:4@8%")
+ENGINES = ("openvino", "onnxruntime")
+PERSONAL = "32x32/2:4@15%"  # at least 92% of the weights of sparse layers removed
+CLASSES = (1000, 10)  # outputs of the classifier
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("step", choices=("build", "measure"))
+    p.add_argument("--element", choices=("f32", "int8"), default="int8")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--runs", type=int, default=30)
+    p.add_argument("--state", type=Path, default=ROOT / "runs" / "density")
+    args = p.parse_args()
+    paths = {pattern: args.state / f"{args.element}-{i}.jettison" for i, pattern in enumerate(("dense", *PATTERNS))}
+    if args.step == "build":
+        args.state.mkdir(parents=True, exist_ok=True)
+        for network in networks(MODEL, [parse(pattern) for pattern in PATTERNS], None, 0, args.element):
+            file.save(network.graph, paths[network.pattern])
+        sizes = [files(n, args) for n in CLASSES] if args.element == "int8" else []
+        replace(args.state / f"{args.element}-files.json", json.dumps(sizes).encode())
+        return
+    entrants = [
+        Entrant(engine, args.element, pattern, path, pattern)
+        for pattern, path in paths.items()
+        for engine in ("jettison", *(ENGINES if pattern == "dense" else ()))
+    ]
+    inputs = random_inputs(file.load(paths["dense"]), 1, seed=0)
+    found = compare(entrants, inputs, processors(args.threads), args.runs)
+    sweep = {
+        "rows": [asdict(r) for r in found.rows], "absent": [asdict(a) for a in found.absent], "errors": list(found.errors),
+        "left": {pattern: left(file.load(path)) for pattern, path in paths.items()},
+    }  # fmt: skip
+    sizes = json.loads((args.state / f"{args.element}-files.json").read_text())
+    result = {
+        "density": sweep,
+        "files": sizes,
+        "model": MODEL,
+        "element": args.element,
+        "batch": 1,
+        "threads": args.threads,
+        **provenance(),
+    }
+    replace(ROOT / "bench" / "results" / f"density_{MODEL}_{args.element}.json", (json.dumps(result, indent=1) + "\n").encode())
+    for row in found.rows:
+        print(f"{row.engine:12} {row.pattern:16} {row.median_ms:7.3f} ms ({row.p10_ms:.3f} – {row.p90_ms:.3f})")
+
+
+def left(graph: Graph) -> dict[str, float]:
+    """Shares that are left: of the weights of sparse layers, and of the whole network's multiply-adds."""
+    weights, kept, macs, kept_macs = 0, 0.0, 0, 0.0
+    for op in graph.ops:
+        if op.kind not in ("conv", "linear"):
+            continue
+        shape, all_macs = weight_shape(graph, op), problem(graph, op).macs
+        size, density = prod(shape), op.format.density(shape)
+        macs, kept_macs = macs + all_macs, kept_macs + all_macs * density
+        if op.format != Dense():
+            weights, kept = weights + size, kept + size * density
+    return {"weights": kept / weights if weights else 1.0, "macs": kept_macs / macs}
+
+
+def files(classes: int, args: argparse.Namespace) -> dict[str, int]:
+    """Bytes of PyTorch's float32 state and of our file."""
+    path = args.state / f"{args.element}-{classes}-classes.jettison"
+    file.save(in_element(random_graph(MODEL, parse(PERSONAL), None, 0, classes), args.element, 0), path)
+    state = sum(t.numel() * t.element_size() for t in build(MODEL, classes).state_dict().values())
+    return {"classes": classes, "state_bytes": state, "file_bytes": path.stat().st_size}
+
+
+if __name__ == "__main__":
+    main()
