@@ -2,8 +2,8 @@
 //
 // The outputs of a block-row keep the same blocks, so a unit, `vectors` vectors of its output channels, goes through one list of
 // visits: which window of channels at which tap (a stop of conv.h), and how many entries follow (gather.h, gather_i8.h). What was removed
-// costs nothing, not even a count. One flat list, and equal counts wherever blocks allow: an inner loop of another length each
-// time would cost a mispredicted branch, as long as all the arithmetic of a small block.
+// costs nothing, not even a count. It is one flat list: windows listed tap by tap end in loops of ever another length, and
+// mispredicted branches that last as long as the arithmetic of a small block.
 //
 //   packed: header (Units) | per unit: number of visits | visits | entries
 #pragma once
@@ -105,8 +105,7 @@ JT_INLINE void for_units(const Call& call, const Units& u, Piece at, const T* im
                             });
 }
 
-// Packs the kept blocks of one unit in the order of their columns. Blocks that fall into one window share its entries
-// where they would not fill their last ones.
+// Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.
 template <class T>
 struct UnitWriter {
   const Problem& a;

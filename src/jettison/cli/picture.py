@@ -34,7 +34,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw(path: Path, layers_ms: Mapping[str, Mapping[str, float]]) -> None:
-    """Bars of every layer's time in all networks, layers_ms: by layer and network."""
+    """Bars of every layer's time in all networks. layers_ms: by layer and network."""
     names = list(layers_ms)
     figure, axes = pyplot().subplots(figsize=(8, 1 + 0.28 * len(names)))
     networks = list(layers_ms[names[0]]) if names else []
