@@ -37,7 +37,7 @@ from torch import nn
 from jettison import file, zoo
 from jettison.bench.machine import commit, provenance
 from jettison.formats import NM
-from jettison.methods import METHODS, Method, sparsify_
+from jettison.methods import METHODS, Method, Sparsifier, sparsify_
 from jettison.training import Epoch, Recipe, evaluate, fit
 from jettison.training.data import DataSet, load
 
@@ -155,13 +155,19 @@ def train(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[str, 
     model, start = start_of(run, data, args, made_by)
     case = CASES.get(run.case)
     sparsifier = sparsify_(model, NM.parse(run.pattern), case.make(args.epochs)) if case else None
-    recipe, checkpoint = run.recipe(args.epochs), args.state / f"{run.name}.jettison-checkpoint"
+    finish(run.name, {**asdict(run), "start": start}, model, sparsifier, run.recipe(args.epochs), data, args, made_by)
+
+
+def finish(
+    name: str, about: dict[str, Any], model: nn.Module, sparsifier: Sparsifier | None, recipe: Recipe, data: DataSet,
+    args: argparse.Namespace, made_by: dict[str, Any],
+) -> None:  # fmt: skip
+    """Train from the last checkpoint to the end; leave the weights, then what is known `about` the run and its numbers."""
+    checkpoint = args.state / f"{name}.jettison-checkpoint"
 
     def on_epoch(e: Epoch) -> None:
         sad = "" if e.sad is None else f"  SAD {e.sad:.3%}"
-        print(
-            f"{run.name}  epoch {e.epoch}/{recipe.epochs}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True
-        )
+        print(f"{name}  epoch {e.epoch}/{recipe.epochs}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True)
 
     curve = fit(model, data, recipe, sparsifier, checkpoint=checkpoint, resume=True, on_epoch=on_epoch, progress=False)
     settings = None
@@ -170,11 +176,11 @@ def train(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[str, 
         sparsifier.finish()
         after = evaluate(model, data, max(250, recipe.batch), bf16=recipe.bf16)
         if after != curve[-1].accuracy:
-            raise SystemExit(f"{run.name}: accuracy changed from {curve[-1].accuracy} to {after} by finish()")
-    file.replace(args.state / f"{run.name}.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
-    about = {**asdict(run), "method": settings, "accuracy": curve[-1].accuracy, "start": start, "recipe": asdict(recipe)}
-    record = {"name": run.name, **about, "threads": args.threads, **made_by, "epochs": [asdict(e) for e in curve]}
-    replace_json(args.state / f"{run.name}.json", record)
+            raise SystemExit(f"{name}: accuracy changed from {curve[-1].accuracy} to {after} by finish()")
+    file.replace(args.state / f"{name}.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    numbers = {"method": settings, "accuracy": curve[-1].accuracy, "recipe": asdict(recipe)}
+    record = {"name": name, **about, **numbers, "threads": args.threads, **made_by, "epochs": [asdict(e) for e in curve]}
+    replace_json(args.state / f"{name}.json", record)
     checkpoint.unlink(missing_ok=True)
 
 

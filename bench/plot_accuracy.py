@@ -1,4 +1,5 @@
-"""Figures of docs/ from bench/results/accuracy_*.json: accuracy, SAD and sparsity by epoch, a row for each pattern.
+"""Figures of docs/ from bench/results: accuracy, SAD and sparsity by epoch, a row for each pattern (accuracy_*.json), and accuracy
+over milliseconds (budget_*.json).
 
 python bench/plot_accuracy.py
 """
@@ -30,6 +31,27 @@ def main() -> None:
         figure = FIGURES / f"{path.stem}.svg"
         draw(result, figure)
         print(f"{figure.relative_to(ROOT)} from {path.relative_to(ROOT)}")
+    for path in sorted(RESULTS.glob("budget_*.json")):
+        over_time(json.loads(path.read_text()), FIGURES / f"{path.stem}.svg")
+
+
+def over_time(result: dict[str, Any], path: Path) -> None:
+    """A point for each trained network, those of one case joined; the dense network they start from as a line."""
+    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    cases: dict[str, list[tuple[float, float]]] = {}
+    for run in result["budget"]:
+        cases.setdefault(run["case"], []).append((result["times"][run["name"]]["median_ms"], 100 * run["accuracy"]))
+    for case, points in cases.items():
+        ax.plot(*zip(*sorted(points)), marker="o", label=f"{case} (dense)" if case == "width" else case, alpha=0.8)
+    if result["budget"]:
+        start = 100 * result["budget"][0]["start"]["accuracy"]
+        ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
+    images = f", {result['images']} images" if result["images"] else ""
+    ax.set(xlabel="median milliseconds an image", ylabel="accuracy, %", title=f"{result['model']}, {result['epochs']} epochs{images}")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

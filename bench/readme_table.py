@@ -7,7 +7,8 @@ Kinds of result file: what `jettison bench --json` writes (it has "rows"), accur
 "summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
 training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv"),
 ConvFirst against ConvNeXt (it has "convfirst_speed"), accuracy on a user's classes (it has "crisp"), speed against density
-(it has "density").
+(it has "density"),
+N layer by layer (it has "budget").
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
-        "convfirst": convfirst, "crisp": crisp, "density": density,
+        "convfirst": convfirst, "crisp": crisp, "density": density, "budget": budget,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -276,6 +277,28 @@ def post_training(results: dict[str, dict[str, Any]]) -> str:
                 out.append(f"| {way} | {' | '.join(_percent_cell(rows.get((way, p))) for p in patterns)} |\n")
             out.append("\n")
     return "".join(out).removesuffix("\n")
+
+
+def budget(results: dict[str, dict[str, Any]]) -> str:
+    """A line for each network, fastest first: dense, uniform N:M, N layer by layer, smaller dense ones."""
+    out = []
+    for name, r in results.items():
+        if "budget" not in r:
+            continue
+        images = f"{r['images']} images an epoch, a first look only" if r["images"] else "all images"
+        where = f"{r['machine']['processor']}, {r['time_threads']} thread, batch {r['batch']}"
+        about = f"{r['epochs']} epoch{'s' * (r['epochs'] > 1)}, {images}; {where}"
+        lines = [f"[{r['model']}]({name}), {about}:\n\n| network | kept | ms, median (p10 – p90) | MMACs | weights | accuracy, % |\n"]
+        trained = {run["name"]: f"{100 * run['accuracy']:.2f}" for run in r["budget"]}
+        if r["budget"]:
+            trained["dense"] = f"{100 * r['budget'][0]['start']['accuracy']:.2f} (start)"
+        for key, t in sorted(r["times"].items(), key=lambda item: item[1]["median_ms"]):
+            case, _, kept = key.partition("-")
+            time = f"{t['median_ms']:.3f} ({t['p10_ms']:.3f} – {t['p90_ms']:.3f})"
+            share = kept.partition("-")[0] or "1"
+            lines.append(f"| {case} | {share} | {time} | {t['macs'] / 1e6:.1f} | {t['parameters']} | {trained.get(key, '–')} |\n")
+        out.append(f"{lines[0]}|---|---|---|---|---|---|\n{''.join(lines[1:])}")
+    return "\n".join(out)
 
 
 def _percent_cell(row: dict[str, Any] | None) -> str:

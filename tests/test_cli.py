@@ -293,6 +293,32 @@ def test_compress_without_training_moves_channels_and_refits_layers(call, net, t
     assert [r["pattern"] for r in data["latency"]] == ["dense", "2:4"]
 
 
+def test_compress_chooses_n_by_layer_and_a_resumed_run_keeps_the_choice(call, net, tmp_path):
+    command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 1, "--epochs", 1, "--lr", 0.2, "--kept", 0.25, "--m", 8)
+    out = tmp_path / "net.jettison"
+    options = ("--budget", "latency", "--threads", 1, "--runs", 1, "-o", out, "--json", tmp_path / "c.json")
+    result = call(*command, *options)
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert (data["budget"]["cost"], [s["name"] for s in data["budget"]["shares"]]) == ("latency", ["3"])
+    assert sum(s["cost"] for s in data["budget"]["shares"]) <= data["budget"]["limit"]
+    assert [r["pattern"] for r in data["latency"]] == ["dense", "0.25 kept"]
+    first = out.read_bytes()
+    assert call(*command, *options, "--resume").code == 0
+    assert out.read_bytes() == first
+    assert "budget 'latency' (now 'macs')" in call(*command, "-o", out, "--resume", "--threads", 1).err
+
+
+def test_budget_shows_what_each_layer_may_keep(call, net, tmp_path):
+    result = call("budget", "resnet20_cifar", "--kept", 0.25, "--m", 8, "--json", tmp_path / "b.json")
+    assert result.code == 0, result.err
+    data = json.loads((tmp_path / "b.json").read_text())
+    assert data["limit"] == pytest.approx(sum(s["uniform_cost"] for s in data["shares"]))
+    assert sum(s["cost"] for s in data["shares"]) <= data["limit"] * (1 + 1e-9)
+    assert data["formats"].keys() == {s["name"] for s in data["shares"]} and "linear" not in data["formats"]
+    assert "layer3.2.conv2" in result.out and "with the same N" in result.out
+
+
 def test_compress_to_int8_writes_the_int8_network_and_shows_all_three(call, net, tmp_path):
     out = tmp_path / "net.jettison"
     command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 2, "--epochs", 1, "--lr", 0.2, "--threads", 1, "--runs", 1)
@@ -354,6 +380,11 @@ BAD = {
     "impossible compression": ((*COMPRESS, "--pattern", "3:2"), "pattern 3:2"),
     "nothing to start from": ((*COMPRESS, "--dense-epochs", 0), "nothing trained to start from"),
     "training without epochs": ((*COMPRESS, "--epochs", 0), "method srste needs epochs"),
+    "kept and a pattern": ((*COMPRESS, "--kept", 0.25, "--pattern", "1:4"), "write one of them"),
+    "nothing kept": ((*COMPRESS, "--kept", 0.01), "the share kept lies between 1/16 = 0.0625 and 1, got 0.01"),
+    "unknown budget": ((*COMPRESS, "--kept", 0.25, "--budget", "joules"), "one of parameters, macs, latency"),
+    "kept blocks": ((*CRISP[:-2], "--kept", 0.25), "method crisp removes whole blocks"),
+    "budget of an unknown element": (("budget", "resnet20_cifar", "--element", "fp8"), "element 'fp8' is not known"),
     "channels that do not divide": (("compress", "NETsix", *COMPRESS[2:], "--pattern", "2:4"), "divisible by 4, got 6"),
     "missing weights": ((*COMPRESS, "--weights", "TMP/none.pt"), "no such file"),
     "missing output folder": ((*COMPRESS, "-o", "TMP/none/out.jettison"), "does not exist"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_field
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import ptq
+from . import budget, ptq
 from .bench.comparison import relative_error
+from .budget import Budget, Timed
 from .errors import CheckpointError, VerificationError
 from .export import export
 from .file import replace
@@ -62,6 +63,7 @@ class Compressed:
     """The networks as graphs, by what they are: "dense" first, the one that was asked for last. error: largest relative error of
     those in float32 against PyTorch on test images. kept_float: layers that int8 leaves in float32. moved: channels that were
     permuted. data: what they were judged on. personal: what a change of classes starts from, after method crisp.
+    budget: N by layer, with `kept`.
     """
 
     graphs: dict[str, Graph]
@@ -73,6 +75,7 @@ class Compressed:
     error: float
     data: DataSet
     personal: Personal | None
+    budget: Budget | None
 
 
 def compress(
@@ -83,11 +86,13 @@ def compress(
     tell: Tell = lambda stage, epoch: None,
     progress: bool = True,
     watch: job.Watch = lambda: nullcontext(lambda what, done: None),
+    timed: Timed = Timed(),
 ) -> Compressed:
     """Do the whole job; everything that can be refused is refused before the first epoch.
 
     folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse", "qat" or
-    "tables". watch: gives a context with a function of what is being fitted and the finished share.
+    "tables". watch: gives a context with a function of what is being fitted and the finished share. timed: how a latency
+    budget is measured.
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
@@ -124,17 +129,23 @@ def compress(
             int8, settings, lambda: calibration_images(mine, settings.fit_images, settings.seed), folder, resume, train, watch
         )
         graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
-        return Compressed(graphs, kept, report, [], history, {}, error, mine, None)
+        return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None)
     moved = _prepared(net, settings, mine)
-    state, masks, formats, report = _compressed(net, settings, mine, old, train)
+    shares = None
+    if settings.kept is not None and isinstance(settings.format, NM):
+        shape, timed = (data.channels, data.size, data.size), replace_field(timed, element=settings.element)
+        wanted = (settings.kept, settings.format.m, settings.budget)
+        with watch() as say:
+            shares = budget.resumed(folder / "budget.json", resume, net, shape, *wanted, select=settings.select, timed=timed, tell=say)
+    state, masks, formats, report = _compressed(net, settings, mine, old, train, shares)
     (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
-    graphs, kept = {"dense": graph, settings.pattern: sparse}, []
+    graphs, kept = {"dense": graph, settings.label: sparse}, []
     if settings.element == "int8":
-        graphs[f"{settings.pattern} int8"], kept = _quantized(sparse, settings, mine)
+        graphs[f"{settings.label} int8"], kept = _quantized(sparse, settings, mine)
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
     known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
     personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
-    return Compressed(graphs, kept, report, moved, history, weights, max(error, its_error), mine, personal)
+    return Compressed(graphs, kept, report, moved, history, weights, max(error, its_error), mine, personal, shares)
 
 
 def _exported(net: nn.Module, formats: dict[str, Format], settings: Settings, data: DataSet) -> tuple[Graph, float]:
@@ -177,9 +188,9 @@ def _refuse(dense: nn.Module, settings: Settings) -> None:
     _hybrid(_sparsified(trial, settings), settings)
 
 
-def _sparsified(net: nn.Module, settings: Settings) -> Sparsifier:
+def _sparsified(net: nn.Module, settings: Settings, shares: Budget | None = None) -> Sparsifier:
     """For crisp with all blocks, of which `Hybrid` then chooses."""
-    fmt = settings.format
+    fmt: Format | Mapping[str, Format] = settings.format if shares is None else shares.formats
     if settings.method == "crisp" and isinstance(fmt, Block):
         fmt = replace_field(fmt, keep=1.0)
     return sparsify_(net, fmt, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]
@@ -208,11 +219,11 @@ def _prepared(net: nn.Module, settings: Settings, data: DataSet) -> list[Permuta
 
 
 def _compressed(
-    net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train
+    net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train, shares: Budget | None
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Format], list[LayerReport]]:
     """`net` pruned and trained, then trained with rounding, as the settings say. Returns its trained state, masks, formats, report."""
     whole = copy.deepcopy(net)
-    handle = _sparsified(net, settings) if settings.format != Dense() else None
+    handle = _sparsified(net, settings, shares) if settings.format != Dense() else None
     if handle is not None and settings.method == "crisp":
         hybrid, sparsity = _hybrid(handle, settings, old)
         steps = hybrid.schedule(sparsity, settings.epochs) if old is None else [(sparsity, settings.epochs)]

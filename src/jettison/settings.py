@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import ptq
+from . import budget, ptq
 from .errors import ModelError, PatternError, QuantizationError, TrainingError
 from .formats import Block, Dense, Format, parse
 from .methods import Method, Select, make_method
@@ -26,6 +26,8 @@ class Settings:
     weights, teacher: paths; teacher "dense" is the baseline itself. decay, ramp_epochs: see `methods.make_method`.
     permute: move channels before pruning (`methods.permute`); reconstruct: prune by `methods.reconstruct`, on `calibrate` training images,
     on which BatchNorm is matched (`methods.statistics`) whenever no training follows.
+    kept: N of every M is chosen layer by layer (`jettison.budget`), at the cost of this share in every layer; M, and what channels are
+    permuted for, come from the pattern. budget: the cost, one of `budget.COSTS`.
     dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
@@ -51,6 +53,8 @@ class Settings:
     ramp_epochs: float | None = None
     permute: bool = False
     reconstruct: bool = False
+    kept: float | None = None
+    budget: str = "macs"
     batch: int = 128
     bf16: bool = False
     distill: float = 0.5
@@ -86,6 +90,9 @@ class Settings:
         if self.method != job.METHOD and self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
         self._check_classes()
+        budget.check(self.kept, self.budget, self.format)
+        if self.kept is not None and self.reconstruct:
+            raise PatternError("--reconstruct refits layers to one pattern for all; leave out --kept or --reconstruct")
         if self.start is None and self.weights is None and self.dense_epochs == 0:
             raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
         if self.remainder not in REMAINDERS:
@@ -112,7 +119,13 @@ class Settings:
 
     @property
     def format(self) -> Format:
+        """Of every layer; with `kept` of the average one."""
         return parse(self.pattern)
+
+    @property
+    def label(self) -> str:
+        """What the compressed network is called beside the dense one."""
+        return self.pattern if self.kept is None else f"{self.kept:.4g} kept"
 
     @property
     def select(self) -> Select:

@@ -70,19 +70,26 @@ def changed(graph: Graph, change: Change, seed: int = 0) -> Graph:
 
 def pruned(graph: Graph, fmt: NM) -> Graph:
     """Every layer that methods would prune unasked, pruned by magnitude: not stem, classifier, depthwise and grouped ones."""
-    constants, ops, found = dict(graph.constants), [], 0
     last = [op.name for op in graph.ops if op.kind in WEIGHTED][-1:]
+    formats = {op.name: fmt for op in graph.ops if op.name not in last and _may_have(graph, op, fmt)}
+    if not formats:
+        raise InputError(f"--what-if {fmt}: no layer has input channels divisible by {fmt.m}; choose another pattern")
+    return pruned_to(graph, formats)
+
+
+def pruned_to(graph: Graph, formats: Mapping[str, NM]) -> Graph:
+    """The ops named in `formats` pruned by magnitude, each to its own."""
+    constants, ops = dict(graph.constants), []
     for op in graph.ops:
-        if op.name not in last and _may_have(graph, op, fmt):
+        fmt = formats.get(op.name)
+        if fmt is not None:
             weight = graph.weight(op)
             for name in [k for k in constants if k == op.params["weight"] or k.startswith(op.params["weight"] + ".")]:
                 del constants[name]
             parts = fmt.encode(np.where(fmt.mask(weight.astype(np.float32)), weight, 0).astype(weight.dtype), op.name)
             constants |= {f"{op.params['weight']}.{part}": array for part, array in parts.items()}
-            op, found = replace(op, format=fmt), found + 1
+            op = replace(op, format=fmt)
         ops.append(op)
-    if not found:
-        raise InputError(f"--what-if {fmt}: no layer has input channels divisible by {fmt.m}; choose another pattern")
     return replace(graph, ops=tuple(ops), constants=constants)
 
 

@@ -23,6 +23,8 @@ from ..errors import JettisonError
 VERBS: dict[str, str] = {
     "compress": "Trained network in, faster one out: prune, retrain, export, verify, measure.",
     "train": "Train a network, dense or N:M sparse.",
+    "budget": "How many of every M weights each layer keeps, under a budget; trains nothing.",
+    "search": "Search hyper-parameters or a budget's spread by training; several machines at one study.",
     "eval": "Accuracy of a .jettison file or a PyTorch model on a whole test set.",
     "bench": "Time against other engines on this machine, interleaved, outputs checked.",
     "explain": "Every layer of a file: format, kernel and why, work, bytes, measured time, limit.",
@@ -46,6 +48,7 @@ EXTRAS = {
     "openvino": "bench",
     "matplotlib": "docs",
     "plotly": "report",
+    "optuna": "search",
 }
 
 USAGE, BUG, INTERRUPTED = 2, 1, 130  # exit codes

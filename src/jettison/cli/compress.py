@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from ..errors import DataError, PatternError
 from ..formats import Block
+from .budget import Cost, Kept, M, show
 from .picture import draw, pyplot
 from .tables import Json, Output, byte_count, check_writable, interval
 
@@ -50,6 +51,9 @@ def compress(
     reconstruct: Annotated[
         bool, typer.Option("--reconstruct", help="Prune by refitting layer after layer on --calibrate images: for --epochs 0.")
     ] = False,
+    kept: Kept = None,
+    budget: Cost = "macs",
+    m: M = 16,
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training, or of training tables.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
     dense_epochs: Annotated[
@@ -130,6 +134,8 @@ def compress(
 
         jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --pattern 1:4 --element int8 -o r20.jettison
 
+        jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --kept 0.25 --budget latency -o r20.jettison
+
         jettison compress resnet18 --weights r18.safetensors --data photos/ --method crisp --classes cat,dog --sparsity 0.92 -o r18.jettison
 
         jettison compress resnet20_cifar --weights resnet20.th --data cifar10 --method tabconv --epochs 10 -o r20.jettison
@@ -139,6 +145,7 @@ def compress(
     import torch
 
     from ..bench import processors
+    from ..budget import Timed
     from ..compression import compress as run
     from ..settings import CRISP_PATTERN, Settings
     from ..tabconv import job
@@ -154,7 +161,7 @@ def compress(
         pyplot()  # to miss matplotlib now, not after hours of training
     settings = Settings(
         model=model,
-        pattern=pattern or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
+        pattern=pattern_of(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
         method=method,
         weights=str(weights) if weights else None,
         teacher=teacher,
@@ -166,6 +173,8 @@ def compress(
         ramp_epochs=ramp_epochs,
         permute=permute,
         reconstruct=reconstruct,
+        kept=kept,
+        budget=budget,
         batch=batch,
         bf16=bf16,
         distill=distill,
@@ -194,7 +203,8 @@ def compress(
     images = load(data, data_dir, size)
     folder = checkpoints or Path(f"{out}.checkpoints")
     try:
-        result = run(settings, images, folder, resume, lambda stage, epoch: _say_epoch(output, stage, epoch), output.live, output.progress)
+        say, timed = lambda stage, epoch: _say_epoch(output, stage, epoch), Timed(tuple(cpus), run_batch)
+        result = run(settings, images, folder, resume, say, output.live, output.progress, timed)
     except KeyboardInterrupt:
         output.say(f"interrupted; the same command with --resume continues from {folder}")
         raise
@@ -208,6 +218,15 @@ def compress(
         draw(plot, measured.layers_ms)
     _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
     output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
+
+
+def pattern_of(pattern: str | None, kept: float | None, m: int) -> str | None:
+    """With --kept the pattern of a layer that keeps as many as the average. Errors: PatternError."""
+    if kept is None:
+        return pattern
+    if pattern is not None:
+        raise PatternError("--kept chooses N for each layer, --pattern gives all the same: write one of them, and M as --m")
+    return f"{min(max(round(kept * m), 1), m)}:{m}"
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -325,7 +344,9 @@ def _show(output: Output, result: Compressed, settings: Settings, images: DataSe
     if result.report:
         left = "; ".join(f"{r.name} ({r.reason})" for r in result.report if str(r.format) == DENSE)
         sparse = sum(str(r.format) != DENSE for r in result.report)
-        output.say(f"{sparse} of {len(result.report)} layers are {settings.pattern}; dense: {left or 'none'}")
+        output.say(f"{sparse} of {len(result.report)} layers are {settings.label}; dense: {left or 'none'}")
+        if result.budget is not None:
+            show(output, result.budget)
         if settings.method == "crisp":
             _show_blocks(output, result)
     if result.moved:
@@ -372,6 +393,7 @@ def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) 
         "layers_ms": m.layers_ms,
         "kept_float": result.kept_float,
         "permuted": [asdict(p) for p in result.moved],
+        "budget": asdict(result.budget) if result.budget is not None else None,
         "layers": [
             {"name": r.name, "format": str(r.format), "density": r.format.density(r.shape), "reason": r.reason} for r in result.report
         ],

@@ -10,7 +10,7 @@ weight of two axes or more (transposed convolutions, embeddings, parameters of y
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..errors import FormatError
-from ..formats import NM, Block, Format
+from ..formats import NM, Block, Dense, Format
 from .mask import krsc_shape
 
 # class → its weights with the input channels along axis 1
@@ -77,15 +77,19 @@ class LayerChoice:
         return getattr(self.module, self.parameter)
 
 
-def choose_layers(model: nn.Module, fmt: Format, rule: Rule, remainder: str) -> list[LayerChoice]:
+def choose_layers(model: nn.Module, fmt: Format | Mapping[str, Format], rule: Rule, remainder: str) -> list[LayerChoice]:
     """A choice per weight of two axes or more, in order of definition; a module used twice appears once.
 
+    fmt: of all layers that `rule` selects; or by layer, and then `rule` is not asked: what is not named stays dense.
     Errors: FormatError when a chosen layer cannot have `fmt` and `remainder` is "refuse", when no
     layer is left, or when a name in `include` or `exclude` matches nothing.
     """
     weights = list(_weights(model))
     layers = [(n, m) for n, m, parameter in weights if parameter in _prunable(m)]
-    if isinstance(rule, Select):
+    if isinstance(fmt, Mapping):
+        _check_names(fmt, [n for n, _ in layers])
+        rule = lambda name, module: name in fmt  # noqa: E731
+    elif isinstance(rule, Select):
         _check_names((*rule.include, *rule.exclude), [n for n, _ in layers])
     last = next((m for _, m in reversed(layers) if not isinstance(m, nn.MultiheadAttention)), None)
     choices = []
@@ -95,12 +99,12 @@ def choose_layers(model: nn.Module, fmt: Format, rule: Rule, remainder: str) -> 
         shape = krsc_shape(weight) if parameter in _prunable(module) else tuple(weight.shape)
         own: Format | None = None
         if not reason:
-            own, reason = _fitting(name, module, parameter, shape, fmt, remainder)
+            own, reason = _fitting(name, module, parameter, shape, fmt[name] if isinstance(fmt, Mapping) else fmt, remainder)
         choices.append(LayerChoice(name, module, parameter, shape, own, reason))
     choices = _without_tied(choices)
     if not any(c.format for c in choices):
         why = "; ".join(f"{c.name}: {c.reason}" for c in choices) or "the model has no Conv2d and no Linear"
-        raise FormatError(f"no layer is left to make {fmt} ({why}); choose layers with select=")
+        raise FormatError(f"no layer is left to make {'sparse' if isinstance(fmt, Mapping) else fmt} ({why}); choose layers with select=")
     return choices
 
 
@@ -158,6 +162,8 @@ def _fitting(
     name: str, module: nn.Module, parameter: str, shape: tuple[int, ...], fmt: Format, remainder: str
 ) -> tuple[Format | None, str]:
     """The layer's format and, where it is not `fmt`, why."""
+    if isinstance(fmt, Dense):
+        return None, "dense as asked for"
     if parametrize.is_parametrized(module, parameter):
         raise FormatError(f"{name}: its weight is already parametrized; call finish() or remove that parametrization first")
     try:
@@ -179,4 +185,4 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _check_names(patterns: Iterable[str], names: list[str]) -> None:
     for p in patterns:
         if not any(fnmatchcase(n, p) for n in names):
-            raise FormatError(f"select: no Conv2d or Linear is called {p!r}; the layers are {', '.join(names)}")
+            raise FormatError(f"no Conv2d or Linear is called {p!r}; the layers are {', '.join(names)}")

@@ -64,13 +64,14 @@ class LayerReport:
 
 def sparsify_(
     model: nn.Module,
-    fmt: Format,
+    fmt: Format | Mapping[str, Format],
     method: Method | None = None,
     select: Rule | None = None,
     remainder: Literal["refuse", "dense", "inner"] = "refuse",
 ) -> Sparsifier:
     """Make the selected layers of `model` compute with weights that satisfy `fmt`, from now on.
 
+    fmt: one for all selected layers, or {layer: format} (`jettison.budget` makes one); then `select` is not asked.
     method: `SRSTE()` unless given. select: a `Select` or a function (name, module) → bool.
     remainder: what to do with a selected layer whose channels do not divide: "refuse", leave it "dense", or, where blocks do
     not fit, make it what is "inner" to blocks (dense if that does not fit either).
@@ -89,7 +90,7 @@ def sparsify_(
 class Sparsifier:
     """Handle of a sparsified model. Made by `sparsify_`."""
 
-    def __init__(self, method: Method, fmt: Format, choices: list[LayerChoice]) -> None:
+    def __init__(self, method: Method, fmt: Format | Mapping[str, Format], choices: list[LayerChoice]) -> None:
         self.method = method
         self.format = fmt
         self.finished = False
@@ -194,11 +195,11 @@ class Sparsifier:
 
     def state_dict(self) -> dict[str, Any]:
         """What `model.state_dict()` does not hold: the settings, and the masks `sad` compares with."""
-        return {"format": to_json(self.format), "method": self._settings(), "snapshot": self._snapshot}
+        return {"format": self._format(), "method": self._settings(), "snapshot": self._snapshot}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; load the model's state first. Errors: CheckpointError if the settings differ."""
-        for key, mine in (("format", to_json(self.format)), ("method", self._settings())):
+        for key, mine in (("format", self._format()), ("method", self._settings())):
             if state.get(key) != mine:
                 raise CheckpointError(
                     f"the checkpoint was made with {key} {state.get(key)}, this run uses {mine}; start anew or use the same"
@@ -206,6 +207,11 @@ class Sparsifier:
         if set(state["snapshot"]) != set(self._snapshot):
             raise CheckpointError("the checkpoint has other sparse layers than this run; use the same select=")
         self._snapshot = {n: m.clone() for n, m in state["snapshot"].items()}
+
+    def _format(self) -> dict[str, Any]:
+        if isinstance(self.format, Mapping):
+            return {name: to_json(fmt) for name, fmt in self.format.items()}
+        return to_json(self.format)
 
     def _settings(self) -> dict[str, Any]:
         return {"kind": self.method.kind, **asdict(self.method)}  # type: ignore[call-overload]

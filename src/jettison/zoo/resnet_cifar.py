@@ -31,16 +31,16 @@ def resnet56_cifar(num_classes: int, in_channels: int, small_image: bool) -> nn.
 
 
 class ResNetCifar(nn.Module):
-    """`n` blocks per stage. The first stage keeps the image's size, so there is no other small-image form."""
+    """`n` blocks per stage; width: channels of the first. It keeps the image's size, so there is no other small-image form."""
 
-    def __init__(self, n: int, num_classes: int, in_channels: int) -> None:
+    def __init__(self, n: int, num_classes: int, in_channels: int, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, n, stride=1)
-        self.layer2 = _stage(16, 32, n, stride=2)
-        self.layer3 = _stage(32, 64, n, stride=2)
-        self.linear = nn.Linear(64, num_classes)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, n, stride=1)
+        self.layer2 = _stage(width, 2 * width, n, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, n, stride=2)
+        self.linear = nn.Linear(4 * width, num_classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(m.weight)

@@ -1,0 +1,97 @@
+"""`jettison budget`: how many weights each layer may keep, without training anything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .tables import Json, Output, units
+
+if TYPE_CHECKING:
+    from ..budget import Budget
+
+Kept = Annotated[
+    float | None,
+    typer.Option(help="Share of the weights to keep, with N of N:M chosen layer by layer at the cost of that share in every layer."),
+]
+Cost = Annotated[str, typer.Option("--budget", help="With --kept, what must not cost more: parameters, macs, or latency as measured here.")]
+M = Annotated[int, typer.Option(help="With --kept: M of N:M, in every layer.", min=1, max=64)]
+UNITS = {"parameters": "weights", "macs": "MACs", "latency": "ms"}
+
+
+def budget(
+    model: Annotated[str, typer.Argument(help="The network: zoo name, timm:NAME, or path/to/file.py:function.")],
+    kept: Annotated[float, typer.Option(help="Share of the weights to keep; what keeping it in every layer costs is the budget.")] = 0.25,
+    m: M = 16,
+    cost: Cost = "macs",
+    weights: Annotated[Path | None, typer.Option(help="Trained weights. Default: random ones, which say little.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Outputs of the network. Default: what it was published for.", min=1)] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: what it was published for.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="latency: images per run.", min=1)] = 1,
+    element: Annotated[str, typer.Option(help="latency: arithmetic, f32 or int8.")] = "f32",
+    threads: Annotated[int | None, typer.Option(help="latency: threads, each on a core of its own. Default: every core.")] = None,
+    include: Annotated[list[str] | None, typer.Option(help="Also choose for these layers (stem, classifier …); * allowed.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave these layers dense; * allowed, may be repeated.")] = None,
+    json: Json = None,
+) -> None:
+    """Choose N of N:M layer by layer, so that the network as a whole costs no more than with the same N everywhere.
+
+    Nothing is trained: this shows what `jettison compress --kept` would choose. Layers whose channels do not divide by M stay dense.
+
+    Examples:
+
+        jettison budget resnet50 --weights r50.safetensors --kept 0.25
+
+        jettison budget resnet20_cifar --weights resnet20.th --kept 0.5 --budget latency --threads 1 --json shares.json
+    """
+    import torch
+
+    from .. import zoo
+    from ..bench import processors
+    from ..bench.machine import provenance
+    from ..budget import Timed, check, choose
+    from ..errors import InputError
+    from ..formats import NM
+    from ..methods import Select
+    from ..settings import ELEMENTS
+
+    output = Output(json)
+    check(kept, cost, NM(m, m))
+    if element not in ELEMENTS:
+        raise InputError(f"element {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
+    timed = Timed(tuple(processors(threads)), batch, element)
+    torch.manual_seed(0)
+    c, h, w = zoo.default_input(model)
+    net = zoo.build(model, num_classes, c, image_size=size or h)
+    if weights is not None:
+        zoo.load_weights(net, weights)
+    select = Select(include=tuple(include or ()), exclude=tuple(exclude or ()))
+    with output.progress() as tell:
+        found = choose(net, (c, size or h, size or w), kept, m, cost, select=select, timed=timed, tell=tell)
+    show(output, found)
+    output.save(
+        {"model": model, "kept": kept, "m": m, **asdict(found), "formats": {n: str(f) for n, f in found.formats.items()}, **provenance()}
+    )
+
+
+def show(output: Output, found: Budget) -> None:
+    """A row for each layer, and what is spent of the budget."""
+    unit = UNITS[found.cost]
+    rows = [
+        (
+            s.name,
+            "×".join(map(str, s.shape)),
+            s.format,
+            f"{s.cost:.4g}" if unit == "ms" else units(s.cost),
+            f"{s.loss:.1%}",
+            f"{s.uniform_loss:.1%}",
+        )
+        for s in found.shares
+    ]
+    lost, uniform = (sum(getattr(s, k) for s in found.shares) / len(found.shares) for k in ("loss", "uniform_loss"))
+    title = f"Weights of each layer: {units(found.spent)} of {units(found.limit)} {unit} spent"
+    note = f"lost: share of the layer's Σ w² that is pruned; {lost:.2%} in the mean, with the same N everywhere {uniform:.2%}"
+    output.table(title, ("layer", "weight (k, r, s, c)", "format", f">{unit}", ">lost", ">with the same N"), rows, note)
