@@ -11,10 +11,12 @@ import pytest
 
 from jettison import _native, planner, ptq, reference, spec
 from jettison.choice import op_problem
+from jettison.errors import KernelError
 from jettison.formats import NM, Dense, Format
 from jettison.fusion import Window, groupable, schedule, window
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.runtime import Session, isas
+from jettison.timings import Timings
 
 
 @dataclass
@@ -269,9 +271,24 @@ def test_weights_that_leave_the_cache_speak_against_a_group() -> None:
     assert planner.choose(graph, small, on)[0] != []
 
 
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([["conv0", "nope"]], "unknown layer 'nope'"),
+        (["conv0"], "takes groups"),
+        ([[]], "takes groups"),
+        ([["conv0", "conv1"], ["conv1", "conv2"]], "layer 'conv1' twice"),
+        ([["conv1", "conv0"]], "cannot run as one group"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(groups: list, message: str) -> None:
+    with pytest.raises(KernelError, match=message):
+        Session(Chain((8, 8, 8)).mbconv(8, 2).graph(), fuse=groups)
+
+
 def test_measured_groups_are_kept_or_dropped_with_their_times() -> None:
     graph = Chain((24, 24, 16)).mbconv(16, 6).mbconv(16, 6).graph()
-    session = Session(graph, threads=2, tune=True)
+    session = Session(graph, threads=2, tune=Timings())
     assert any("measured" in layer.fusion for layer in session.layers())
     x = images(graph, 1)
     np.testing.assert_array_equal(session.run(x), Session(graph, threads=1, tune=False, fuse=False).run(x))

@@ -72,8 +72,11 @@ def load_meta(path: str | Path) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/jettison`, by default `~/.cache/jettison`: what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jettison"
+    """`$XDG_CACHE_HOME/jettison`, by default `~/.cache/jettison`: what can be made again. Errors: FileError for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jettison"
+    except RuntimeError as e:
+        raise FileError(f"there is no folder for the cache: {e}; set XDG_CACHE_HOME to one") from e
 
 
 def replace(path: str | Path, data: bytes) -> None:

@@ -67,11 +67,16 @@ def plan(graph: Graph, n: int, slack_bytes: int, images: int | None = None, weig
     return _place(graph, n, head, images, slack_bytes) if images < n else _place(graph, n, 0, n, slack_bytes)
 
 
-def _cache_bytes() -> int:
+def system_cache_bytes(level: int, otherwise: int) -> int:
+    """Size of the cache of this level; `otherwise` where the system does not tell."""
     try:
-        return max(os.sysconf("SC_LEVEL3_CACHE_SIZE"), 0) or CACHE_BYTES
+        return max(os.sysconf(f"SC_LEVEL{level}_CACHE_SIZE"), 0) or otherwise
     except (AttributeError, OSError, ValueError):
-        return CACHE_BYTES
+        return otherwise
+
+
+def _cache_bytes() -> int:
+    return system_cache_bytes(3, CACHE_BYTES)
 
 
 def _head(graph: Graph, n: int, images: int, weight_bytes: Mapping[str, int]) -> int:

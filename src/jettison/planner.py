@@ -15,13 +15,13 @@ bytes and operations, like the waterline; measuring (`Session(tune=True)`) confi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .errors import KernelError
 from .fusion import Rows, Schedule, group_name, groupable, rows_of, schedule, window
 from .graph import Graph, Op
+from .plan import system_cache_bytes
 
 MOST_OPS = 12  # in a group: a few blocks
 BANDS = (2, 4, 8, 16)  # rows of the result at a time; depthwise kernels take two together
@@ -53,11 +53,7 @@ class Machine:
 
 
 def machine(threads: int, images: int = 1) -> Machine:
-    try:
-        found = os.sysconf("SC_LEVEL2_CACHE_SIZE")
-    except (ValueError, OSError):
-        found = 0
-    return Machine(threads, found if found > 0 else 1 << 20, images=images)
+    return Machine(threads, system_cache_bytes(2, 1 << 20), images=images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +108,24 @@ def fuse(graph: Graph, work: Mapping[str, Work], on: Machine, time: Time | None 
 
 def asked(graph: Graph, groups: Sequence[Schedule | Sequence[str]], work: Mapping[str, Work], on: Machine) -> Fusion:
     """These groups, whatever they cost: schedules as they are, names of ops with the band that is modelled fastest. Errors: KernelError."""
-    ops = {op.name: op for op in graph.ops}
-    found = [g if isinstance(g, Schedule) else _asked(graph, [ops[name] for name in g], work, on) for g in groups]
+    found = [g if isinstance(g, Schedule) else _asked(graph, g, work, on) for g in groups]
+    names = [op.name for group in found for op in group.ops]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise KernelError(f"fuse= names layer {twice!r} twice; a layer runs once, so it is in one group")
     return Fusion(tuple(found), {op.name: "fused as asked for" for group in found for op in group.ops})
 
 
-def _asked(graph: Graph, ops: Sequence[Op], work: Mapping[str, Work], on: Machine) -> Schedule:
+def _asked(graph: Graph, names: Sequence[str], work: Mapping[str, Work], on: Machine) -> Schedule:
+    known = {op.name: op for op in graph.ops}
+    if isinstance(names, str) or not names:
+        raise KernelError(f"fuse= takes groups, each a sequence of layer names; got {names!r}")
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise KernelError(f"fuse= names the unknown layer {unknown!r}; `jettison explain` lists the layers")
+    ops = [known[name] for name in names]
     if not groupable(graph, ops):
-        raise KernelError(f"layers {group_name([op.name for op in ops])} cannot run as one group; leave them apart")
+        raise KernelError(f"layers {group_name(names)} cannot run as one group; leave them apart")
     return schedule(graph, ops, _propose(graph, ops, work, on).band, on.jobs)
 
 

@@ -117,7 +117,7 @@ class Session:
         self.threads = _thread_count(threads)
         self.isa = _choose_isa(isa)
         self._pool = _native.Pool(self.threads)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._programs: OrderedDict[int, _Prepared] = OrderedDict()
         overrides = dict(kernels or {})
         unknown = sorted(set(overrides) - {op.name for op in self.graph.ops})
@@ -127,7 +127,7 @@ class Session:
         self._chooser = Chooser(self.graph, self.isa, self._pool, self._timings)
         self._choices = {op.name: self._chooser.choose(op, overrides.get(op.name)) for op in self.graph.ops if op.kind != "reshape"}
         self._fuse = fuse
-        self._fusions: dict[int, Fusion] = {}  # by batch size
+        self._fusions: dict[int, Fusion] = {}  # by images of a portion
         self._fusion(1)
 
     @property
@@ -146,7 +146,7 @@ class Session:
 
     def arena_bytes(self, batch: int = 1, fused: bool = True) -> int:
         """Memory of all activations between the steps at this batch size; not `fused`: as it would be layer by layer."""
-        return self._layout(batch, portion(self.graph, batch, self.threads), self._steps(batch) if fused else self.graph.ops).arena_bytes
+        return self._layout(batch, self._portion(batch), self._steps(batch) if fused else self.graph.ops).arena_bytes
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""
@@ -185,7 +185,7 @@ class Session:
         leaves there. Steps that compute the same with other weights are measured once.
         """
         todo = self._steps(batch)
-        layout = self._layout(batch, portion(self.graph, batch, self.threads), todo)
+        layout = self._layout(batch, self._portion(batch), todo)
         images = {s.name: layout.portion if i < layout.head else batch for i, s in enumerate(todo)}
         running = [s for s in todo if isinstance(s, Schedule) or s.kind != "reshape"]
         keys = {s.name: (images[s.name], self._signature([s])) for s in running}
@@ -231,17 +231,22 @@ class Session:
 
     def _fusion(self, n: int) -> Fusion:
         """What is fused at batch n: the more images there are between two meetings of the threads, the less speaks for it."""
-        if n not in self._fusions:
-            self._fusions[n] = self._decide(n)
-            if self._timings:
-                self._timings.save()
-        return self._fusions[n]
+        with self._lock:
+            images = self._portion(n)
+            if images not in self._fusions:
+                self._fusions[images] = self._decide(images)
+                if self._timings:
+                    self._timings.save()
+            return self._fusions[images]
 
-    def _decide(self, n: int) -> Fusion:
+    def _portion(self, n: int) -> int:
+        """Images of batch n that run between two meetings of the threads."""
+        return portion(self.graph, n, self.threads)
+
+    def _decide(self, images: int) -> Fusion:
         if not self._fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
-        images = portion(self.graph, n, self.threads)
         if not isinstance(self._fuse, bool):
             return planner.asked(self.graph, self._fuse, work, planner.machine(self.threads, images))
         time = partial(self._known_time, images) if self._timings else None
@@ -263,8 +268,9 @@ class Session:
 
     def _time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
         """Median milliseconds of some steps, on zeros."""
-        inputs = {t for s in steps for t in s.inputs} - {t for s in steps for t in s.outputs}
-        layout = self._layout(n, n, steps, (tuple(inputs), steps[-1].outputs))
+        made = {t for s in steps for t in s.outputs}
+        inputs = tuple(dict.fromkeys(t for s in steps for t in s.inputs if t not in made))
+        layout = self._layout(n, n, steps, (inputs, steps[-1].outputs))
         return median_ms(_native.Program(self._pool, [self._step(s, n, layout.places) for s in steps], layout.arena_bytes), [], [])
 
     def _steps(self, n: int) -> list[Op | Schedule]:
@@ -274,9 +280,7 @@ class Session:
         inside = {op.name for group in groups for op in group.ops}
         return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
 
-    def _layout(
-        self, n: int, images: int, steps: Sequence[Op | Schedule], ends: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    ) -> Plan:
+    def _layout(self, n: int, images: int, steps: Sequence[Op | Schedule], ends: Ends | None = None) -> Plan:
         """Portions of `images`, and places in the arena; results inside a group need none. ends: inputs, outputs if not the graph's."""
         inputs, outputs = ends or (self.graph.inputs, self.graph.outputs)
         ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
@@ -299,7 +303,7 @@ class Session:
 
     def _prepare(self, n: int) -> _Prepared:
         todo = self._steps(n)
-        layout = self._layout(n, portion(self.graph, n, self.threads), todo)
+        layout = self._layout(n, self._portion(n), todo)
         steps, rows = [], []
 
         def add(part: Sequence[Op | Schedule], images: int, places: Mapping[str, int]) -> None:

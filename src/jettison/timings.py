@@ -31,7 +31,10 @@ class Timings:
     @classmethod
     def load(cls, *, again: bool = False) -> Timings:
         """Those of this machine. again: forget what was measured before."""
-        path = cache_folder() / f"timings-{_digest()}.json"
+        try:
+            path = cache_folder() / f"timings-{_digest()}.json"
+        except FileError:
+            return cls()
         return cls(path, {} if again else _read(path))
 
     def ms(self, what: object, measure: Callable[[], float]) -> float:
@@ -56,7 +59,7 @@ class Timings:
 def _read(path: Path) -> dict[str, float]:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     items = found.items() if isinstance(found, dict) else ()
     return {k: v for k, v in items if isinstance(v, float) and math.isfinite(v) and v > 0}
