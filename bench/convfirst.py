@@ -48,6 +48,8 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=20)
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "convfirst")
     args = p.parse_args()
+    if args.what == "train" and args.data_dir is None:
+        p.error("--data-dir says where CIFAR-10 is")
     {"train": train, "speed": speed}[args.what](args)
 
 

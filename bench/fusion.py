@@ -106,7 +106,7 @@ def spread(ms: list[float]) -> dict[str, float]:
 
 def groups(sessions: dict[str, Session], inputs: tuple[np.ndarray, ...], rounds: int) -> list[dict[str, Any]]:
     """Every group: its layers, and the median time of all of them, fused and one by one, measured in turns."""
-    found = list(dict.fromkeys(layer.group for layer in sessions["fused"].layers() if layer.group))
+    found = sessions["fused"].groups(len(inputs[0]))
     ms: dict[str, list[dict[str, float]]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():

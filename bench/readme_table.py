@@ -204,7 +204,7 @@ def mask_cost(results: dict[str, dict[str, Any]]) -> str:
 
 
 def fusion(results: dict[str, dict[str, Any]]) -> str:
-    """Networks fused and layer by layer, then every group at batch 1."""
+    """Networks fused and layer by layer, then the groups."""
     found = [(name, r) for name, r in results.items() if "fusion" in r]
     return "\n".join(f"{_machine(r)}\n\n{_fused_networks(name, r)}\n{_fused_groups(r)}" for name, r in found)
 

@@ -11,11 +11,12 @@ import pytest
 from graphs import small
 from jettison import file
 from jettison.analysis import accelerator as model
-from jettison.analysis.accelerator import Accelerator, Work, layer_cost, load, names, total
+from jettison.analysis.accelerator import FOLDER, Accelerator, Work, layer_cost, load, names, total
 from jettison.cli import main
 from jettison.errors import MachineError
 from jettison.formats import NM, Block, Dense
 from jettison.formats.bits import stream_bytes
+from jettison.graph import TensorSpec
 
 # round numbers: 4 outputs × 8 inputs a cycle
 TOY = Accelerator(
@@ -134,6 +135,7 @@ def test_bad_descriptions_are_named(tmp_path) -> None:
         ("pixels_held = 64", "pixels_hold = 64", "not known: pixels_hold"),
         ("[sources]\nclock_hz", "[sources]\nclock", "clock_hz has no source"),
         ("mac_pj = 0.23", "mac_pj =", "cannot be read"),
+        ("lanes_outputs = ", "lanes_outputs = 0.", "lanes_outputs must be a positive number, at least 1"),
     ):
         (tmp_path / "x.toml").write_text(text.replace(old, new, 1))
         with pytest.raises(MachineError, match=message):
@@ -160,3 +162,23 @@ def test_the_command(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         main(["simulate", str(path), "--activation-density", "2"])
     assert end.value.code == 2 and "--activation-density must be a share" in capsys.readouterr().err
+
+
+def test_what_cannot_be_simulated_is_refused_before_the_work(tmp_path, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    path, bare = str(tmp_path / "net.jettison"), str(tmp_path / "bare.jettison")
+    graph = small()
+    file.save(graph, path)
+    mean = replace(graph.ops[2], inputs=("x",), outputs=("y",))
+    tensors = {"x": graph.tensors["x"], "y": TensorSpec("y", (4,))}
+    file.save(replace(graph, ops=(mean,), tensors=tensors, outputs=("y",), constants={}, layouts={"x": "nchw", "y": "plain"}), bare)
+    (tmp_path / "copy.toml").write_text((FOLDER / "dense.toml").read_text())
+    for words, message in (
+        ([bare], "has no convolution or linear layer"),
+        ([path, "--plot", str(tmp_path / "s.xyz")], "a picture is one of .png, .svg, .pdf"),
+        ([path, "--sensitivity", "--accelerator", "dense"], "name at least two"),
+        ([path, "--accelerator", f"dense,{tmp_path / 'copy.toml'}"], "have the same name"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["simulate", *words])
+        assert end.value.code == 2 and message in capsys.readouterr().err.replace("\n", " ")

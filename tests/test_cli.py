@@ -361,6 +361,11 @@ BENCH = ("bench", "resnet20_cifar", "--size", 16, "--runs", 1)
 COMPRESS = ("compress", "NETnet", "--data", "digits", "--dense-epochs", 1, "--epochs", 1, "-o", "TMP/out.jettison")
 CRISP = (*COMPRESS, "--method", "crisp", "--pattern", "16x16/2:4")
 BAD = {
+    "explain: again without tune": (("explain", "SAVED", "--again"), "--again measures kernels anew, which --tune asks for"),
+    "compress: a picture of an unknown kind": (
+        ("compress", "resnet20_cifar", "--data", "digits", "-o", "TMP/o.jettison", "--plot", "TMP/p.xyz"),
+        "a picture is one of .png, .svg, .pdf",
+    ),
     "impossible pattern": ((*BENCH, "--pattern", "3:2"), "pattern 3:2: needs 1 <= N <= M"),
     "pattern of nothing": ((*BENCH, "--pattern", "0:4"), "pattern 0:4"),
     "no pattern at all": ((*BENCH, "--pattern", "half"), "pattern 'half' is not known"),

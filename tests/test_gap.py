@@ -8,6 +8,7 @@ import re
 import pytest
 
 from jettison.analysis.gap import draw, efficiencies, families, html, load
+from jettison.cli.picture import save
 from jettison.errors import InputError
 
 
@@ -74,5 +75,5 @@ def test_pages_and_pictures_show_every_pair(written, tmp_path):
     page = html(*found)
     assert "E 25%" in page and "E 50%" in page and "resnet, ideal" in page and '"type":"log"' in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page.split("<script>")[0])
-    draw(*found, tmp_path / "gap.png")
+    save(draw(*found), tmp_path / "gap.png")
     assert (tmp_path / "gap.png").read_bytes().startswith(b"\x89PNG")

@@ -45,6 +45,7 @@ from ..spec import WEIGHTED
 FOLDER = Path(__file__).parent / "accelerators"
 SKIPS = ("none", "2:4", "blocks", "any")
 PAPER = {"latency": 14.0, "energy": 30.0}  # "up to", over earlier pruning methods: abstract of arXiv 2311.14272
+AT_LEAST_1 = ("lanes_outputs", "lanes_depth", "pixels_held")
 FACTORS = (0.5, 2.0)  # of each number in turn, for sensitivity
 
 
@@ -149,8 +150,9 @@ def load(name: str) -> Accelerator:
     for field in wanted - {"name", "skips"}:
         value, free = data[field], field in ("select_pj", "accumulate_bytes_per_mac")
         legal = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and (value > 0 or (free and value == 0))
-        if not legal or (field == "activation_density" and value > 1):
-            raise MachineError(f"{path}: {field} must be a positive number{', at most 1' * (field == 'activation_density')}, got {value!r}")
+        if not legal or (field == "activation_density" and value > 1) or (field in AT_LEAST_1 and value < 1):
+            limit = ", at most 1" * (field == "activation_density") + ", at least 1" * (field in AT_LEAST_1)
+            raise MachineError(f"{path}: {field} must be a positive number{limit}, got {value!r}")
         if not isinstance(sources.get(field), str):
             raise MachineError(f"{path}: {field} has no source; say under [sources] where the number comes from")
     return Accelerator(**data, sources=sources)
@@ -285,6 +287,6 @@ def sensitivity(layers: Sequence[Work], a: Accelerator, baseline: Accelerator) -
 
 def _scaled(a: Accelerator, field: str, factor: float) -> Accelerator:
     value = getattr(a, field) * factor
-    if field in ("lanes_outputs", "lanes_depth", "pixels_held"):
+    if field in AT_LEAST_1:
         value = max(1, round(value))
     return replace(a, **{field: min(value, 1.0) if field == "activation_density" else value})

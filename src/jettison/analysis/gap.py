@@ -16,9 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAME = ("processor", "threads", "batch", "data")  # what makes results comparable
 COLOURS = ("#3b7dd8", "#d0563f", "#3a9a5b", "#e0a030", "#8a5fc0", "#8a8a8a")
@@ -142,14 +145,12 @@ def html(points: Sequence[Point], common: Mapping[str, Any]) -> str:
     return page("Efficiency gap", body, {"points": rows, "columns": names, **common}, {"gap": figure})
 
 
-def draw(points: Sequence[Point], common: Mapping[str, Any], path: Path) -> None:
-    """A picture; its kind is the path's suffix. Errors: those of matplotlib for kinds that it does not know."""
-    import matplotlib
+def draw(points: Sequence[Point], common: Mapping[str, Any]) -> Figure:
+    """The same as a picture."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure = Figure(figsize=(8, 5))
+    axes = figure.subplots()
     for (family, found), colour in zip(families(points).items(), COLOURS * len(points)):
         y = [p.accuracy for p in found]
         axes.plot([p.ideal_ms for p in found], y, ":o", color=colour, markerfacecolor="none", label=f"{family}, ideal")
@@ -164,5 +165,4 @@ def draw(points: Sequence[Point], common: Mapping[str, Any], path: Path) -> None
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import DataError, PatternError
 from ..formats import Block
 from .budget import Cost, Kept, M, show
-from .picture import draw, pyplot
+from .picture import check_picture, draw
 from .tables import Json, Output, byte_count, check_writable, interval
 
 if TYPE_CHECKING:
@@ -152,13 +152,13 @@ def compress(
     from ..training.data import load
 
     output = Output(json)
-    for path in (out, save_weights, plot):
+    for path in (out, save_weights):
         if path is not None:
             check_writable(path)
     if save_weights is not None and method == job.METHOD:
         raise PatternError("--save-weights: tables are no PyTorch weights; the .jettison file holds everything")
     if plot is not None:
-        pyplot()  # to miss matplotlib now, not after hours of training
+        check_picture(plot)
     settings = Settings(
         model=model,
         pattern=pattern_of(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),

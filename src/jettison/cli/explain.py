@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def explain(
     from ..timings import Timings
 
     output = Output(json)
+    if again and not tune:
+        raise InputError("--again measures kernels anew, which --tune asks for; write both")
     given = load(machine) if machine else None
     cpus = processors(threads)
     with pinned(cpus):

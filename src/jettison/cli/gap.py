@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .picture import PICTURES, check_picture, save
 from .tables import Json, Output, check_writable
-
-PICTURES = (".png", ".svg", ".pdf")
 
 
 def gap(
@@ -41,7 +40,7 @@ def gap(
     if out is not None:
         if out.suffix not in (".html", *PICTURES):
             raise InputError(f"-o {out}: write a .html page or a picture, {', '.join(PICTURES)}")
-        check_writable(out)
+        (check_writable if out.suffix == ".html" else check_picture)(out)
     points, common = load(results)
     rows = [
         (p.family, p.network, f"{p.accuracy:.2f}%", f"{p.ideal_ms:.3f}", f"{p.measured_ms:.3f}", f"{p.efficiency:.1%}")
@@ -55,6 +54,6 @@ def gap(
         if out.suffix == ".html":
             replace(out, html(points, common).encode())
         else:
-            draw(points, common, out)
+            save(draw(points, common), out)
         output.say(f"plot written to {out.absolute()}")
     output.save({"points": [{**asdict(p), "efficiency": p.efficiency} for p in points], **common})

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..file import replace
+from .tables import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".svg", ".pdf")
 COLOURS = ("0.7", "tab:blue", "tab:green")
 
 
@@ -25,10 +28,18 @@ def pyplot() -> Any:
     return pyplot
 
 
+def check_picture(path: Path) -> None:
+    """Before a long job: its suffix is known, the file can be written, matplotlib is here. Errors: InputError, FileError."""
+    if path.suffix not in PICTURES:
+        raise InputError(f"{path}: a picture is one of {', '.join(PICTURES)}, by the file's name")
+    check_writable(path)
+    pyplot()
+
+
 def save(figure: Figure, path: Path) -> None:
-    """In the format of the path's suffix, PNG without one; closes the figure. Errors: FileError."""
+    """In the format of the path's suffix; closes the figure. Errors: FileError."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.lstrip(".") or "png", dpi=150)
+    figure.savefig(picture, format=path.suffix.lstrip("."), dpi=150)
     pyplot().close(figure)
     replace(path, picture.getvalue())
 

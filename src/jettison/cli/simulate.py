@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .tables import Json, Output, byte_count, check_writable, units
+from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
     from ..analysis.accelerator import Accelerator, LayerCost, Total
@@ -41,21 +41,28 @@ def simulate(
         jettison simulate pets.jettison --accelerator crisp-stc,dense --plot layers.png --json layers.json
     """
     from ..analysis import accelerator as model
-    from ..errors import MachineError
+    from ..errors import InputError, MachineError
     from ..file import load
+    from .picture import check_picture
 
     output = Output(json)
     if plot is not None:
-        check_writable(plot)
+        check_picture(plot)
     if activation_density is not None and not 0 < activation_density <= 1:
         raise MachineError(f"--activation-density must be a share above 0 and at most 1, got {activation_density}")
     machines = [model.load(name) for name in _names(accelerator, model.names())]
+    if len({a.name for a in machines}) < len(machines):
+        raise MachineError(f"two accelerators have the same name ({', '.join(a.name for a in machines)}); change it in one's file")
+    if sensitivity and len(machines) < 2:
+        raise InputError("--sensitivity compares the first accelerator with the last; name at least two")
     if activation_density is not None:
         machines = [replace(a, activation_density=activation_density) if a.skips == "any" else a for a in machines]
     layers = model.work(load(file), batch)
+    if not layers:
+        raise InputError(f"{file}: has no convolution or linear layer with weights; there is nothing to simulate")
     costs = {a.name: [model.layer_cost(w, a) for w in layers] for a in machines}
     totals = {a.name: model.total(costs[a.name], a) for a in machines}
-    moved = model.sensitivity(layers, machines[0], machines[-1]) if sensitivity and len(machines) > 1 else []
+    moved = model.sensitivity(layers, machines[0], machines[-1]) if sensitivity else []
     _show(output, costs, totals, machines, f"{file}, batch {batch}")
     if moved:
         _show_sensitivity(output, moved, machines[0], machines[-1])
