@@ -3,12 +3,8 @@
     python bench/readme_table.py            rewrite them
     python bench/readme_table.py --check    exit 1 if a page differs from the results
 
-Kinds of result file: what `jettison bench --json` writes (it has "rows"), accuracy after training (it has
-"summary"), accuracy in int8 (it has "networks"), single layers by table look-up (it has "layers"), the cost of masks in
-training (it has "steps"), pruning without training (it has "post_training"), networks by table look-up (it has "tabconv"),
-ConvFirst against ConvNeXt (it has "convfirst_speed"), accuracy on a user's classes (it has "crisp"), speed against density
-(it has "density"),
-N layer by layer (it has "budget").
+A function for each mark; it knows its files by a key at their top: "rows" is what `jettison bench --json` writes, "summary"
+accuracy after training, "networks" in int8, "layers" single layers by table look-up, "steps" masks in training; else its own name.
 """
 
 from __future__ import annotations
@@ -274,7 +270,8 @@ def post_training(results: dict[str, dict[str, Any]]) -> str:
             about = f"[{network}]({name}), {dense['data']}, {dense['images']} images, judged on {dense['judged_images']}"
             out.append(f"{about}, dense {dense['percent']:.2f}%:\n\n| | {' | '.join(patterns)} |\n|---|{'---|' * len(patterns)}\n")
             for way in ways:
-                out.append(f"| {way} | {' | '.join(_percent_cell(rows.get((way, p))) for p in patterns)} |\n")
+                cells = (f"{rows[way, p]['percent']:.2f}" if (way, p) in rows else "–" for p in patterns)
+                out.append(f"| {way} | {' | '.join(cells)} |\n")
             out.append("\n")
     return "".join(out).removesuffix("\n")
 
@@ -299,10 +296,6 @@ def budget(results: dict[str, dict[str, Any]]) -> str:
             lines.append(f"| {case} | {share} | {time} | {t['macs'] / 1e6:.1f} | {t['parameters']} | {trained.get(key, '–')} |\n")
         out.append(f"{lines[0]}|---|---|---|---|---|---|\n{''.join(lines[1:])}")
     return "\n".join(out)
-
-
-def _percent_cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else f"{row['percent']:.2f}"
 
 
 def waterline(results: dict[str, dict[str, Any]]) -> str:

@@ -423,6 +423,12 @@ def test_bad_input_is_one_line_and_exit_code_2(call, saved, net, tmp_path, case)
     assert files(tmp_path) == before
 
 
+def test_bench_compares_all_under_the_same_limit(call, saved, monkeypatch):
+    monkeypatch.setenv("JETTISON_ISA", "scalar")
+    result = call("bench", saved)
+    assert result.code == 2 and "write --isa to limit all engines" in result.err
+
+
 @pytest.mark.parametrize("verb", ["inspect", "explain", "verify", "bench"])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_damaged_files_are_refused(call, saved, verb, damage):

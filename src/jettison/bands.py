@@ -22,11 +22,6 @@ def native_group(graph: Graph, plan: Schedule, n: int, places: Mapping[str, int]
     return _native.Group([packed[op.name] for op in plan.ops], writer.problems, jobs, n, writer.buffer_bytes)
 
 
-def buffer_bytes(graph: Graph, plan: Schedule) -> int:
-    """Workspace of one thread for the rows between the ops."""
-    return sum(_buffer_bytes(graph.tensors[t], rows) for t, rows in plan.buffers.items())
-
-
 def problem(graph: Graph, op: Op, call: Call) -> Any:
     """The op on these rows alone. Padding stays what it is beside the band, and above and below it as far as the band meets it."""
     inputs = [(b - a, *graph.tensors[t].shape[1:]) for t, (a, b) in zip(op.inputs, call.rows)]

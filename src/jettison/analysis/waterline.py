@@ -47,7 +47,6 @@ class Box:
     """One kernel: its work and its limits. arithmetic_ms: a_i; measured_ms: t_i, if it was measured."""
 
     work: Work
-    peak_macs_per_s: float
     arithmetic_ms: float
     cold: Limit
     cached: tuple[Limit, ...]
@@ -182,9 +181,9 @@ def waterline(
     boxes = []
     for i, (row, cold_bytes) in enumerate(zip(works, traffic.cold(works))):
         levels = tuple(_limit(machine, to, level[i], threads) for to, level in zip(machine.memories[1:], missed))
-        peak, arithmetic_ms = _arithmetic(row, machine, threads)
+        arithmetic_ms = _arithmetic_ms(row, machine, threads)
         cold = _limit(machine, main, cold_bytes, threads)
-        boxes.append(Box(row, peak, arithmetic_ms, cold, levels or (cold,), None if times_ms is None else _measured(row, times_ms)))
+        boxes.append(Box(row, arithmetic_ms, cold, levels or (cold,), None if times_ms is None else _measured(row, times_ms)))
     return Waterline(tuple(boxes), machine, threads, measured_ms)
 
 
@@ -199,11 +198,10 @@ def _limit(machine: Machine, memory: Memory, count: int, threads: int) -> Limit:
     return Limit(memory.name, count, count / rate * 1e3 if rate else 0.0)
 
 
-def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float]:
-    """Multiply-adds (or look-ups) per second of the best way, and milliseconds. Look-ups without a peak count as multiply-adds."""
+def _arithmetic_ms(row: Work, machine: Machine, threads: int) -> float:
+    """Of the best way. Look-ups without a peak count as multiply-adds."""
     if row.parts:
-        peaks, times = zip(*(_arithmetic(part, machine, threads) for part in row.parts))
-        return max(peaks), sum(times)
+        return sum(_arithmetic_ms(part, machine, threads) for part in row.parts)
     dense = machine.macs_per_s(row.element, "dense", threads)
     if dense is None:
         have = ", ".join(dict.fromkeys(p.element for p in machine.peaks))
@@ -212,5 +210,5 @@ def _arithmetic(row: Work, machine: Machine, threads: int) -> tuple[float, float
         )
     steps_s = row.steps / (2 * dense)
     ways = [(macs, machine.macs_per_s(row.element, fmt, threads)) for fmt, macs in row.ways or (("dense", row.macs_kept),)]
-    seconds, peak = min([(macs / peak, peak) for macs, peak in ways if peak] or [(row.look_ups / dense, dense)])
-    return peak, (seconds + steps_s) * 1e3
+    seconds = min([macs / peak for macs, peak in ways if peak] or [row.look_ups / dense])
+    return (seconds + steps_s) * 1e3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,8 @@ def bench(
     formats, engines = _patterns(pattern), _engines(against)
     if isa is not None and isa not in isas():
         raise InputError(f"--isa {isa}: this machine has {', '.join(isas())}")
+    if isa is None and os.environ.get("JETTISON_ISA"):
+        raise InputError("JETTISON_ISA limits Jettison alone, and no result would say so; unset it, or write --isa to limit all engines")
     if element not in ELEMENTS:
         raise InputError(f"element {element!r} is not known; it is one of {', '.join(ELEMENTS)}")
     cpus = processors(threads)
