@@ -43,9 +43,7 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
 }
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
-constexpr int64_t kJobWidth = 16 * W;      // output channels by which jobs are cut: several units
-constexpr int64_t kGroupBytes = 24 << 10;  // entries that stay in the first-level cache while a tile meets unit after unit
-
+constexpr int64_t kJobWidth = 16 * W;  // output channels by which jobs are cut: several units
 constexpr int kTilePixels = kRegisters == 32 ? 8 : 4;
 
 JT_INLINE Walk tap_by_tap(const Problem& a) { return {a.r * a.s, a.c, false}; }
@@ -77,8 +75,8 @@ JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t
   return {width, align64(sizeof(int64_t) + windows * sizeof(Visit)), align64(entries * width / W * entry_bytes)};
 }
 
-// Units that a tile meets one after the other.
-JT_INLINE int64_t group_of(const Units& u) { return max64(1, kGroupBytes / max64(u.entries_bytes, 1)); }
+// Units that a tile meets one after the other: their entries stay in the first-level cache.
+JT_INLINE int64_t group_of(const Units& u) { return max64(1, kNearBytes / max64(u.entries_bytes, 1)); }
 
 // What one unit does.
 struct Unit {

@@ -86,7 +86,7 @@ constexpr int64_t kMostTiles = 16;
 template <class T, int Most>
 JT_INLINE int64_t group_tiles(const Problem& a) {
   const int64_t pixel_bytes = (a.c * a.stride_h * a.stride_w + a.k) * (int64_t)sizeof(T);
-  return max64(4, min64(kMostTiles, (24 << 10) / (Most * pixel_bytes)));
+  return max64(4, min64(kMostTiles, kNearBytes / (Most * pixel_bytes)));
 }
 
 // Bytes of one copied kernel row; kernels read up to 64 bytes past its end.

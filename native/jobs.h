@@ -8,6 +8,8 @@ namespace JETTISON_ISA_NAME {
 JT_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 JT_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 JT_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t kNearBytes = 24 << 10;  // of the first-level cache, for what passes through it again and again
+
 JT_INLINE constexpr int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 
 // Part i of n items cut into `parts` nearly equal pieces starts here.

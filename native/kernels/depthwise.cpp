@@ -208,9 +208,9 @@ Runs runs_of(const Problem& a) {
 }
 
 // Blocks of channels that run over a band together: as many as keep the input rows of two output rows in
-// 24 KB of the first-level cache. Where that would be one, all: then long runs of memory serve better.
+// kNearBytes of the first-level cache. Where that would be one, all: then long runs of memory serve better.
 int64_t together(const Problem& a) {
-  const int64_t fit = (24 << 10) / ((a.r * a.dilation_h + 2 * a.stride_h) * a.w * W * 4);
+  const int64_t fit = kNearBytes / ((a.r * a.dilation_h + 2 * a.stride_h) * a.w * W * 4);
   return fit < 2 ? blocks(a) : fit;
 }
 
