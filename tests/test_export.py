@@ -80,7 +80,7 @@ def test_examples(example):
     assert set(graph.layouts.values()) == {"nchw"}
 
 
-@pytest.mark.parametrize("example", ["x", (), 3, [torch.zeros(1, 3), 4], torch.zeros(2, 3, dtype=torch.long), torch.zeros(0, 3)])
+@pytest.mark.parametrize("example", ["x", (), 3, [torch.zeros(1, 3), 4], torch.zeros(0, 3)])
 def test_bad_examples(example):
     with pytest.raises(ExportError, match="shape of one sample"):
         export(nn.Linear(3, 3), example)
