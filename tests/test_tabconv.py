@@ -312,6 +312,18 @@ def test_normalised_sums_start_and_end_as_they_are(fitted) -> None:
     assert np.abs(folded - after.numpy()).mean() < 0.02 * np.abs(folded).max()
 
 
+def test_thresholds_that_training_moves_out_of_range_are_asked_as_kernels_ask_them(fitted) -> None:
+    """After ReLU most inputs are 0: a threshold below it would be always yes, which u8 cannot say."""
+    net, x = TableNetwork(fitted[0]).eval(), images(40, seed=3)
+    with torch.no_grad():
+        for step in net.steps:
+            if hasattr(step, "thresholds"):
+                step.thresholds -= 0.1  # 25 steps of u8: most of the small ones
+        got = net(torch.from_numpy(x)).numpy()
+    want = Session(net.trained(), threads=1).run(x)
+    assert np.median(np.abs(got - want)) < 1e-3 * np.abs(want).max()
+
+
 def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> None:
     made, _ = tabconv.fit(exact, images(200), Lut(27), seed=1, threads=1)
     x = images(96, seed=4)

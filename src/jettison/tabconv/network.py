@@ -228,10 +228,17 @@ class _Tables(_Step):
         padded = F.pad(x.permute(STORED), self.pad)  # with the zero point, the real number 0
         at, (p, q) = self._places(*padded.shape[1:])
         step = LEVELS * self.x.scale
-        sums = LookUp.apply(padded.flatten(1), at, self.thresholds * step, self._rounded_entries(), TEMPERATURE * self.x.scale)
+        thresholds = self._kept_in_range() * step
+        sums = LookUp.apply(padded.flatten(1), at, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
         y = sums.view(len(x), p, q, -1).permute(HELD) if xs[0].dim() == 4 else sums
         y = self.norm(y)
         return _quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y)
+
+    def _kept_in_range(self) -> Tensor:
+        """The thresholds, those that a step took out of what u8 holds put back: with t < 0 a question is always yes, also for q = 0."""
+        with torch.no_grad():
+            self.thresholds.clamp_((0.5 - self.x.zero) / LEVELS, (LEVELS + 0.5 - self.x.zero) / LEVELS)
+        return self.thresholds
 
     def _places(self, h: int, w: int, c: int) -> tuple[Tensor, tuple[int, int]]:
         """(p·q, C, L): where in a padded image the trees of an output pixel ask; and (p, q)."""
@@ -246,7 +253,7 @@ class _Tables(_Step):
         scale, shift = self.norm.folded()
         real = (self.entries.detach().double() * self.unit).numpy().transpose(2, 0, 1)
         n = integers(real * scale[:, None, None], shift)
-        steps = np.floor(self.thresholds.detach().double().numpy() * LEVELS + self.x.zero)
+        steps = np.floor(self._kept_in_range().detach().double().numpy() * LEVELS + self.x.zero)
         parts = {"splits": self.splits.numpy().astype(np.int32), "thresholds": np.clip(steps, 0, 255).astype(np.uint8), "tables": n.tables}
         return tabulated(graph, op, op.format, parts, n)  # type: ignore[arg-type]
 
