@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -181,6 +182,22 @@ def test_layers_with_few_outputs_compete_by_what_a_weight_is_worth() -> None:
     assert shares["sum"]["0"] < 0.1 and abs(shares["mean"]["0"] - shares["mean"]["2"]) < 0.15
 
 
+def test_masks_of_a_checkpoint_are_gone_on_with() -> None:
+    """Where a selection done again after --resume ended differently, what the checkpoint holds counts."""
+    (model, handle, hybrid), (other, theirs, chosen) = made(), made()
+    gradients = mean_gradients(handle, model, batches())
+    hybrid.select(gradients, 0.7)
+    chosen.select({n: g.flip(0) for n, g in gradients.items()}, 0.8)
+    model.load_state_dict(other.state_dict())
+    hybrid.follow()
+    assert handle.formats() == theirs.formats()
+    again = {n: torch.ones_like(g) for n, g in gradients.items()}
+    for each in (hybrid, chosen):
+        each.select(again, 0.85)
+    assert all(torch.equal(m, theirs.masks()[n]) for n, m in handle.masks().items())
+    handle.finish()
+
+
 def test_schedule_takes_a_tenth_of_the_blocks_at_a_time_and_ends_at_the_target() -> None:
     _, _, hybrid = made(method=CRISP(settle=0))
     steps = hybrid.schedule(0.9, 20)
@@ -312,6 +329,22 @@ def test_the_same_again_and_after_a_kill(job, tmp_path) -> None:
         (folder / "state" / file_name).unlink()
     again = compression.compress(settings, data, folder / "state", resume=True, progress=False)
     assert all(torch.equal(result.weights[n], again.weights[n]) for n in result.weights)
+
+
+def test_a_run_begun_anew_leaves_nothing_of_an_earlier_one(job, tmp_path) -> None:
+    """Killed in its first stage, it must not go on with the earlier run's later ones."""
+    settings, data, folder, _ = job
+    state = tmp_path / "state"
+    shutil.copytree(folder / "state", state)
+    (state / "mine.pt").write_text("not of ours")
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = replace(settings, classes=("1", "3"))  # the same recipe: nothing else tells the checkpoints apart
+    with pytest.raises(KeyboardInterrupt):
+        compression.compress(other, data, state, tell=kill, progress=False)
+    assert sorted(p.name for p in state.iterdir()) == ["dense.pt", "mine.pt", "settings.json"]
 
 
 def test_a_change_of_mind_starts_from_the_old_network(job, tmp_path) -> None:

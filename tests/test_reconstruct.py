@@ -16,7 +16,7 @@ from jettison.errors import FormatError
 from jettison.formats import NM, Dense
 from jettison.methods import ASP, Select, match_statistics_, nm_mask, reconstruct_, sparsify_
 from jettison.methods.mask import to_krsc
-from jettison.methods.reconstruct import pruned
+from jettison.methods.reconstruct import BATCH, pruned
 from jettison.training.data import load
 
 torch.set_num_threads(1)
@@ -58,6 +58,8 @@ def test_refitted_weights_are_the_least_squares_solution() -> None:
 )
 @pytest.mark.parametrize("fmt", [NM(2, 4), NM(1, 4)])
 def test_a_layer_comes_closer_to_the_dense_one_than_by_magnitude(layer: nn.Module, fmt: NM) -> None:
+    torch.manual_seed(0)
+    layer.reset_parameters()  # type: ignore[operator]
     x = correlated(48, 8, 7, 6)
     x = x.movedim(1, -1) if isinstance(layer, nn.Linear) else x
     fitted, magnitude = copy.deepcopy(layer), copy.deepcopy(layer)
@@ -173,7 +175,7 @@ def test_compress_matches_the_statistics_where_no_training_follows(tmp_path: Pat
     result = compress(settings, data, tmp_path / "state", progress=False)
     expected = copy.deepcopy(dense)
     sparsify_(expected, NM(1, 4), ASP(retrain=False))
-    match_statistics_(expected, dense, [torch.from_numpy(calibration_images(data, 64, settings.seed))])
+    match_statistics_(expected, dense, torch.from_numpy(calibration_images(data, 64, settings.seed)).split(BATCH))
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(result.weights[name], tensor, rtol=1e-4, atol=1e-5)
     assert expected.layer1[0].bn2.running_var.mean() < 0.9 * dense.layer1[0].bn2.running_var.mean()  # type: ignore[operator, union-attr]

@@ -40,6 +40,7 @@ from .methods import (
     sparsify_,
 )  # fmt: skip
 from .methods.qat import quantize_aware_
+from .methods.reconstruct import BATCH
 from .personal import Personal, check_fits, resumed, trained_state
 from .personal import load as load_personal
 from .runtime import Session
@@ -52,7 +53,7 @@ from .zoo import build, load_weights
 SALIENCY_BATCHES = 64  # at most, per selection
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
-CALIBRATION_BATCH = 64
+STALE = ("budget.json", "tables.jettison")  # beside the checkpoints: what a run finds where an earlier one left it
 
 Tell = Callable[[str, Epoch], None]
 Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name
@@ -230,11 +231,12 @@ def _compressed(
         for i, (target, epochs) in enumerate(steps):
             hybrid.select(mean_gradients(handle, net, _saliency_batches(settings, data)), target)
             train("sparse", net, handle, epochs, f"-{i + 1}" if len(steps) > 1 else "")
+            hybrid.follow()
     elif handle is not None:
         train("sparse", net, handle)
         if handle.finished and data.train is not None and not settings.reconstruct:  # pruned once, and no training followed
             images = torch.from_numpy(calibration_images(data, settings.calibrate, settings.seed))
-            match_statistics_(net, whole, images.split(CALIBRATION_BATCH))
+            match_statistics_(net, whole, images.split(BATCH))
     if settings.qat_epochs:
         rounding = quantize_aware_(net)
         train("qat", net, handle)
@@ -281,7 +283,10 @@ def _teacher(settings: Settings, data: DataSet) -> nn.Module | None:
 
 
 def _claim(folder: Path, settings: Settings, data: DataSet, resume: bool) -> None:
-    """Note in `folder` what its checkpoints belong to. Errors: CheckpointError when resuming something else."""
+    """Note in `folder` what its checkpoints belong to, and remove those of an earlier run, or a later --resume would mix both.
+
+    Errors: CheckpointError when resuming something else.
+    """
     note = folder / "settings.json"
     mine = json.loads(json.dumps({"data": data.name, "size": data.size, **asdict(settings)}))
     if resume and note.is_file():
@@ -296,8 +301,12 @@ def _claim(folder: Path, settings: Settings, data: DataSet, resume: bool) -> Non
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not resume and note.is_file():
+            for name in (*(f"{stage}{part}.pt" for stage in settings.stages for part in ("", "-[0-9]*")), *STALE):
+                for old in folder.glob(name):
+                    old.unlink()
     except OSError as e:
-        raise CheckpointError(f"{folder}: cannot be made ({e.strerror}); choose another folder for checkpoints") from e
+        raise CheckpointError(f"{folder}: cannot be used ({e.strerror}); choose another folder for checkpoints") from e
     replace(note, json.dumps(mine, indent=2).encode())
 
 

@@ -83,6 +83,8 @@ def resumed(old: Personal, chosen: Sequence[int]) -> dict[str, Tensor]:
         if trained is None:
             raise CheckpointError(f"the checkpoint has no {name}; make it again")
         mask = old.masks.get(name.removesuffix(".weight"))
+        if mask is not None and (mask.dtype != torch.bool or mask.shape != dense.shape):
+            raise CheckpointError(f"the checkpoint's mask of {name} does not fit its weight; make it again")
         if trained.shape == dense.shape:
             state[name] = trained if mask is None else torch.where(mask, trained, dense)
         else:

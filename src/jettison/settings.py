@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from . import budget, ptq
 from .errors import ModelError, PatternError, QuantizationError, TrainingError
-from .formats import Block, Dense, Format, parse
+from .formats import NM, Block, Dense, Format, parse
 from .methods import Method, Select, make_method
 from .methods.select import REMAINDERS
 from .tabconv import job
@@ -16,6 +16,7 @@ from .training.data import HEADS
 ELEMENTS = ("f32", "int8")
 CRISP_PATTERN = "32x32/2:4"  # where none is named
 QAT_LR = 0.1  # share of the learning rate for fine-tuning with rounding
+STAGES = ("dense", "sparse", "qat", "tables")
 DENSE_WEIGHT_DECAY = 5e-4  # of the baseline: twenty runs of He et al.'s recipe; pruned weights want less
 
 
@@ -84,6 +85,12 @@ class Settings:
                 raise QuantizationError(f"{what} must be one of {', '.join(known)}, got {value!r}")
         if self.qat_epochs and self.element != "int8":
             raise QuantizationError("quantisation-aware epochs prepare for int8; write element int8 too")
+        for what, value in (("equalize", self.equalize), ("keep-float", self.keep_float)):
+            if value and self.element != "int8":
+                raise QuantizationError(f"--{what} prepares for int8; write element int8 too")
+        for what, value in (("permute", self.permute), ("reconstruct", self.reconstruct)):
+            if value and not isinstance(self.format, NM):
+                raise PatternError(f"--{what} is for N:M, for example 2:4, not for {self.pattern}; leave it out")
         if parse(self.pattern) == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         job.check(self)
@@ -97,6 +104,8 @@ class Settings:
             raise ModelError("there is nothing trained to start from: give weights, or epochs of dense training")
         if self.remainder not in REMAINDERS:
             raise TrainingError(f"remainder must be one of {', '.join(REMAINDERS)}, got {self.remainder!r}")
+        for stage in STAGES:
+            self.recipe(stage)  # refuses numbers that make no sense
 
     def _check_classes(self) -> None:
         """Errors: PatternError, TrainingError for settings that only make sense together."""
@@ -134,6 +143,11 @@ class Settings:
     def make_method(self) -> Method:
         """For the epochs of sparse training; with none, one-shot pruning unless epochs with rounding follow."""
         return make_method(self.method, self.epochs or self.qat_epochs, self.decay, self.ramp_epochs)
+
+    @property
+    def stages(self) -> list[str]:
+        """Those of training."""
+        return [stage for stage in STAGES if self.recipe(stage).epochs]
 
     def recipe(self, stage: str, epochs: int | None = None) -> Recipe:
         """Of "dense", "sparse", "qat" or "tables" training; epochs: of a part of it."""

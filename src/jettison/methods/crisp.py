@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError, TrainingError
 from ..formats import NM, Block, Format
-from .mask import block_sums, expand_blocks, keep_mask, krsc_shape, nm_mask
+from .mask import block_sums, expand_blocks, keep_mask, krsc_shape, largest_blocks, nm_mask
 from .method import Parametrization, straight_through
 from .sparsifier import Sparsifier
 
@@ -183,6 +183,14 @@ class Hybrid:
             keep = nm_mask(scores[n], inner.n, inner.m) if isinstance(inner, NM) else torch.ones_like(w, dtype=torch.bool)
             p.keep.copy_(keep & expand_blocks(self._blocks[n], w, _block(p.fmt)) if n in self._blocks else keep)  # type: ignore[operator]
 
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Go on with the masks as they are. A checkpoint brings those of its run; on another machine rounding may have chosen others."""
+        for name in self._blocks:
+            weight, p = self._layers[name]
+            blocks = self._blocks[name] = block_sums(p.mask(weight), _block(p.fmt)) > 0
+            p.fmt = replace(_block(p.fmt), keep=int(blocks[0].sum()) / blocks.shape[1])
+
     def _per_rank(self, name: str) -> float:
         """Kept weights in one block of every block-row."""
         weight, p = self._layers[name]
@@ -197,8 +205,7 @@ class Hybrid:
     def _keep_blocks(self, name: str, sums: Tensor, kept: int) -> None:
         """Of every block-row the `kept` blocks with the largest scores among those still there; ties go to the lowest column."""
         p, blocks = self._layers[name][1], self._blocks[name]
-        order = torch.where(blocks, sums, -1.0).argsort(dim=1, descending=True, stable=True)[:, :kept]
-        self._blocks[name] = torch.zeros_like(blocks).scatter_(1, order, True)
+        self._blocks[name] = largest_blocks(torch.where(blocks, sums, -1.0), kept)
         p.fmt = replace(_block(p.fmt), keep=kept / blocks.shape[1])
 
 
@@ -220,20 +227,22 @@ def drops(ranks: Sequence[Sequence[Rank]], surplus: float) -> list[int]:
 def mean_gradients(handle: Sparsifier, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """ḡ by layer: mean over `batches` (inputs, labels) of |∂L/∂w|, L the mean cross-entropy; pruned weights have gradients too.
 
-    BatchNorm uses its running statistics. The model's mode and gradients are left as they were found. Errors: TrainingError.
+    BatchNorm uses its running statistics. Modes and gradients of the model are left as they were found. Errors: TrainingError.
     """
     weights = {name: w for name, (w, _) in handle.weights().items()}
     sums = {name: torch.zeros_like(w) for name, w in weights.items()}
-    training, count = model.training, 0
+    device, count = next(iter(weights.values())).device, 0
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     for x, y in batches:
-        loss = nn.functional.cross_entropy(model(x), y)
+        loss = nn.functional.cross_entropy(model(x.to(device)), y.to(device))
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for name, g in zip(sums, gradients):
             if g is not None:
                 sums[name] += g.abs()
         count += 1
-    model.train(training)
+    for module, training in modes.items():
+        module.training = training
     if count == 0:
         raise TrainingError("CRISP: there are no images to measure saliency on")
     if not all(bool(torch.isfinite(s).all()) for s in sums.values()):
