@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InputError, PatternError
 from .tables import Json, Output, units
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def budget(
     from ..bench import processors
     from ..bench.machine import provenance
     from ..budget import Timed, check, choose
-    from ..errors import InputError
     from ..formats import NM
     from ..methods import Select
     from ..settings import ELEMENTS
@@ -75,6 +75,19 @@ def budget(
     output.save(
         {"model": model, "kept": kept, "m": m, **asdict(found), "formats": {n: str(f) for n, f in found.formats.items()}, **provenance()}
     )
+
+
+def average_pattern(pattern: str | None, kept: float | None, m: int) -> str | None:
+    """`pattern`, or with --kept the pattern of a layer that keeps as many as the average. Errors: PatternError."""
+    from ..budget import COSTS, check
+    from ..formats import NM
+
+    if kept is None:
+        return pattern
+    if pattern is not None:
+        raise PatternError("--kept chooses N for each layer, --pattern gives all the same: write one of them, and M as --m")
+    check(kept, COSTS[0], NM(m, m))
+    return f"{min(max(round(kept * m), 1), m)}:{m}"
 
 
 def show(output: Output, found: Budget) -> None:

@@ -13,7 +13,7 @@ import typer
 from .. import __version__
 from ..errors import DataError, PatternError
 from ..formats import Block
-from .budget import Cost, Kept, M, show
+from .budget import Cost, Kept, M, average_pattern, show
 from .picture import check_picture, draw
 from .tables import Json, Output, byte_count, check_writable, interval
 
@@ -150,6 +150,7 @@ def compress(
     from ..settings import CRISP_PATTERN, Settings
     from ..tabconv import job
     from ..training.data import load
+    from .train import save_weights as write_weights
 
     output = Output(json)
     for path in (out, save_weights):
@@ -161,7 +162,7 @@ def compress(
         check_picture(plot)
     settings = Settings(
         model=model,
-        pattern=pattern_of(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
+        pattern=average_pattern(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
         method=method,
         weights=str(weights) if weights else None,
         teacher=teacher,
@@ -213,20 +214,11 @@ def compress(
     if result.personal is not None:
         _save_personal(output, result.personal, out)
     if save_weights is not None:
-        _save_weights(result.weights, save_weights)
+        write_weights(result.weights, save_weights)
     if plot is not None:
         draw(plot, measured.layers_ms)
     _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
     output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
-
-
-def pattern_of(pattern: str | None, kept: float | None, m: int) -> str | None:
-    """With --kept the pattern of a layer that keeps as many as the average. Errors: PatternError."""
-    if kept is None:
-        return pattern
-    if pattern is not None:
-        raise PatternError("--kept chooses N for each layer, --pattern gives all the same: write one of them, and M as --m")
-    return f"{min(max(round(kept * m), 1), m)}:{m}"
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -401,11 +393,3 @@ def _json(result: Compressed, settings: Settings, images: DataSet, m: Measured) 
         "error_against_pytorch": result.error,
         **provenance(),
     }
-
-
-def _save_weights(weights: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save
-
-    from ..file import replace
-
-    replace(path, save(weights))

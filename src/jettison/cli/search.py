@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .budget import Cost, Kept, M
+from .budget import Cost, Kept, M, average_pattern
 from .tables import Json, Output
 
 SHOWN = 12  # trials
@@ -55,7 +55,6 @@ def search(
     from ..bench.machine import provenance
     from ..search import Search, open_study, result, run
     from ..training.data import load
-    from .compress import pattern_of
 
     output = Output(json)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,7 +62,7 @@ def search(
         torch.set_num_threads(threads)
     images = load(data, data_dir, size)
     names = tuple(word.strip() for word in tune.split(",") if word.strip())
-    wanted = Search(model, images.name, pattern_of(pattern, kept, m) or "1:4", method, names, epochs, batch, kept, cost, seed)
+    wanted = Search(model, images.name, average_pattern(pattern, kept, m) or "1:4", method, names, epochs, batch, kept, cost, seed)
     net = zoo.build(model, num_classes=len(images.classes), in_channels=images.channels, image_size=images.size)
     zoo.load_weights(net, weights)
     found = open_study(wanted, storage, study)

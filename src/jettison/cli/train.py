@@ -12,6 +12,8 @@ from ..errors import TrainingError
 from .tables import Json, Output, check_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..methods import Method, Sparsifier
     from ..training import Epoch, Processes, Recipe
     from ..training.data import DataSet
@@ -101,7 +103,7 @@ def train(
         if handle is not None:
             handle.finish()
         if group.is_first:
-            _save(net, out)
+            save_weights(net.state_dict(), out)
             _show(output, handle, history, out)
             output.save(_json(model, images, pattern, handle, recipe, history, group))
 
@@ -151,12 +153,13 @@ def _teller(output: Output, recipe: Recipe) -> Any:
     return tell
 
 
-def _save(net: Any, path: Path) -> None:
+def save_weights(state: Mapping[str, Any], path: Path) -> None:
+    """Tensors by name, as .safetensors; whole or not at all. Errors: FileError."""
     from safetensors.torch import save
 
     from ..file import replace
 
-    replace(path, save({name: t.detach().cpu().clone().contiguous() for name, t in net.state_dict().items()}))
+    replace(path, save({name: t.detach().cpu().clone().contiguous() for name, t in state.items()}))
 
 
 def _show(output: Output, handle: Sparsifier | None, history: list[Epoch], out: Path) -> None:
