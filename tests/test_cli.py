@@ -25,6 +25,9 @@ def net(num_classes=10, in_channels=1):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes),
     )
 
+def rows():
+    return nn.LSTM(3, 3)
+
 def six(num_classes=10, in_channels=1):
     return nn.Sequential(
         nn.Conv2d(in_channels, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
@@ -369,6 +372,7 @@ BAD = {
     "impossible pattern": ((*BENCH, "--pattern", "3:2"), "pattern 3:2: needs 1 <= N <= M"),
     "pattern of nothing": ((*BENCH, "--pattern", "0:4"), "pattern 0:4"),
     "no pattern at all": ((*BENCH, "--pattern", "half"), "pattern 'half' is not known"),
+    "network that does not run": (("bench", "NETrows"), "rows does not run on images 3×224×224: ValueError"),
     "unknown network": (("bench", "resnet21"), "model 'resnet21' is not known"),
     "unknown engine": ((*BENCH, "--against", "tvm"), "engine 'tvm' is not known"),
     "unknown element": ((*BENCH, "--element", "fp8"), "element 'fp8' is not known"),

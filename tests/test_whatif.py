@@ -41,7 +41,9 @@ def test_a_change_says_what_was_typed(text):
     assert str(Change.parse(text)) == text
 
 
-@pytest.mark.parametrize(("text", "error"), [("1:4+int4", InputError), ("batch=0", InputError), ("", InputError), ("5:4", PatternError)])
+@pytest.mark.parametrize(
+    ("text", "error"), [("1:4+int4", InputError), ("1:4+2:4", InputError), ("batch=0", InputError), ("", InputError), ("5:4", PatternError)]
+)
 def test_changes_that_do_not_exist_are_refused(text, error):
     with pytest.raises(error):
         Change.parse(text)

@@ -46,12 +46,14 @@ class Change:
         for word in (w.strip() for w in text.split("+")):
             if word in ("int8", "fuse"):
                 change = replace(change, **{word: True})
-            elif word.startswith("batch=") and word[6:].isdecimal() and int(word[6:]) > 0:
+            elif change.batch is None and word.startswith("batch=") and word[6:].isdecimal() and int(word[6:]) > 0:
                 change = replace(change, batch=int(word[6:]))
-            elif ":" in word:
+            elif change.pattern is None and ":" in word:
                 change = replace(change, pattern=NM.parse(word))
             else:
-                raise InputError(f"--what-if: {word!r} is not known; write N:M, int8, fuse or batch=N, several joined by '+'")
+                raise InputError(
+                    f"--what-if: {word!r} is not known or given twice; write N:M, int8, fuse or batch=N, several joined by '+'"
+                )
         return change
 
     def __str__(self) -> str:

@@ -86,6 +86,7 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
 
     Convolutions have the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852); one pass over
     random images sets the statistics of BatchNorm. Layers whose channels do not fit stay dense.
+    Errors: InputError when it does not run on its images; those of the zoo, of pruning and of export.
     """
     try:
         import torch
@@ -111,8 +112,11 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average of the batches seen
-    with torch.no_grad():
-        model.train()(torch.randn(4, c, h, w))
+    try:
+        with torch.no_grad():
+            model.train()(torch.randn(4, c, h, w))
+    except Exception as e:  # code of the user's
+        raise InputError(f"{name} does not run on images {c}×{h}×{w}: {type(e).__name__}: {e}; choose another --size or mend it") from e
     return export(model.eval(), (c, h, w), formats)
 
 
