@@ -98,6 +98,8 @@ def choose_layers(model: nn.Module, fmt: Format | Mapping[str, Format], rule: Ru
         weight: Any = getattr(module, parameter)
         shape = krsc_shape(weight) if parameter in _prunable(module) else tuple(weight.shape)
         own: Format | None = None
+        if not reason and isinstance(fmt, Mapping) and isinstance(fmt[name], Dense):
+            reason = "dense as asked for"
         if not reason:
             own, reason = _fitting(name, module, parameter, shape, fmt[name] if isinstance(fmt, Mapping) else fmt, remainder)
         choices.append(LayerChoice(name, module, parameter, shape, own, reason))
@@ -162,8 +164,6 @@ def _fitting(
     name: str, module: nn.Module, parameter: str, shape: tuple[int, ...], fmt: Format, remainder: str
 ) -> tuple[Format | None, str]:
     """The layer's format and, where it is not `fmt`, why."""
-    if isinstance(fmt, Dense):
-        return None, "dense as asked for"
     if parametrize.is_parametrized(module, parameter):
         raise FormatError(f"{name}: its weight is already parametrized; call finish() or remove that parametrization first")
     try:
