@@ -53,8 +53,9 @@ def test_a_study_goes_on_where_any_process_left_it(tmp_path: Path) -> None:
     assert done == sorted(done, reverse=True) and all(0 <= a <= 1 for a in done)
     with pytest.raises(CheckpointError, match="epochs 2 \\(now 3\\); use the same settings, or another --study"):
         open_study(dataclasses.replace(SEARCH, epochs=3), storage, "s")
-    with pytest.raises(CheckpointError, match="cannot be used"):
-        open_study(SEARCH, str(tmp_path / "none" / "study.log"), "s")
+    for place in (tmp_path / "none" / "study.log", f"sqlite:///{tmp_path}/none/study.db", "nobase://here"):
+        with pytest.raises(CheckpointError, match="cannot be used"):
+            open_study(SEARCH, str(place), "s")
 
 
 def test_every_spread_keeps_the_budget(tmp_path: Path) -> None:

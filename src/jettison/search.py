@@ -34,6 +34,7 @@ try:
     import optuna
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
+    from sqlalchemy.exc import SQLAlchemyError  # comes with Optuna
 except ImportError as e:
     raise MissingExtra("searching needs Optuna; install it with: pip install 'jettison[search]'") from e
 
@@ -98,7 +99,7 @@ def open_study(search: Search, storage: str, name: str) -> optuna.Study:
         study = optuna.create_study(
             storage=place, study_name=name, direction="maximize", load_if_exists=True, pruner=optuna.pruners.MedianPruner(5, 1)
         )
-    except (OSError, ImportError, ValueError, RuntimeError) as e:
+    except (OSError, ImportError, ValueError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as e:
         raise CheckpointError(f"--storage {storage}: cannot be used ({str(e).splitlines()[0]}); name a file, or a database URL") from e
     mine, theirs = json.dumps(asdict(search)), study.user_attrs.get("search")
     if theirs is None:
