@@ -292,14 +292,12 @@ class Session:
 
     def _prepared(self, n: int) -> _Prepared:
         with self._lock:
-            if n in self._programs:
-                self._programs.move_to_end(n)
-                return self._programs[n]
-            found = self._prepare(n)
-            self._programs[n] = found
+            if n not in self._programs:
+                self._programs[n] = self._prepare(n)
+            self._programs.move_to_end(n)
             if len(self._programs) > _PROGRAMS_KEPT:
                 self._programs.popitem(last=False)
-            return found
+            return self._programs[n]
 
     def _prepare(self, n: int) -> _Prepared:
         todo = self._steps(n)
@@ -394,10 +392,8 @@ def _thread_count(threads: int | None) -> int:
 
 
 def _choose_isa(isa: str | None) -> str:
-    wanted = isa or os.environ.get("JETTISON_ISA") or None
     have = _native.isas()
-    if wanted is None:
-        return have[0]
+    wanted = isa or os.environ.get("JETTISON_ISA") or have[0]
     if wanted not in have:
         raise KernelError(f"instruction set {wanted!r} cannot run on this machine (JETTISON_ISA or isa=); it has {', '.join(have)}")
     return wanted
