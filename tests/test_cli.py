@@ -309,6 +309,7 @@ def test_compress_chooses_n_by_layer_and_a_resumed_run_keeps_the_choice(call, ne
     first = out.read_bytes()
     assert call(*command, *options, "--resume").code == 0
     assert out.read_bytes() == first
+    assert "times were measured with" in call(*command, *options, "--resume", "--run-batch", 2).err
     assert "budget 'latency' (now 'macs')" in call(*command, "-o", out, "--resume", "--threads", 1).err
 
 

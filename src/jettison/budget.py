@@ -178,18 +178,23 @@ def prunable(model: nn.Module, m: int, select: Rule | None = None) -> dict[str, 
     return {c.name: c.shape for c in choices if c.format is not None and c.parameter == "weight"}
 
 
-def resumed(path: Path, resume: bool, *args: Any, **settings: Any) -> Budget:
+def resumed(path: Path, resume: bool, *args: Any, timed: Timed = Timed(), **settings: Any) -> Budget:
     """`choose`, noted in `path`; a resumed run goes on with what is there, for measured times differ. Errors: CheckpointError too."""
+    mine = json.loads(json.dumps(asdict(timed)))
     if not (resume and path.is_file()):
-        chosen = choose(*args, **settings)
-        replace(path, (json.dumps(asdict(chosen), indent=1) + "\n").encode())
+        chosen = choose(*args, timed=timed, **settings)
+        replace(path, (json.dumps({**asdict(chosen), "timed": mine}, indent=1) + "\n").encode())
         return chosen
     try:
         found = json.loads(path.read_text())
+        theirs = found.get("timed", mine)
         shares = tuple(Share(**{**share, "shape": tuple(share["shape"])}) for share in found["shares"])
-        return Budget(found["cost"], found["limit"], shares, {name: tuple(others) for name, others in found["tied"].items()})
+        noted = Budget(found["cost"], found["limit"], shares, {name: tuple(others) for name, others in found["tied"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e}); start anew without --resume") from e
+    if noted.cost == "latency" and theirs != mine:
+        raise CheckpointError(f"{path}: times were measured with {theirs} (now {mine}); use the same, or start anew without --resume")
+    return noted
 
 
 def solve(losses: np.ndarray, costs: np.ndarray, limit: float) -> list[int]:
