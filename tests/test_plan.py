@@ -94,6 +94,6 @@ def test_every_value_is_where_it_was_written(graph: Graph, n: int, images: int, 
 
 @given(random_graphs(), st.integers(1, 64), st.integers(1, 9), st.integers(0, 1 << 16))
 def test_a_portion_is_the_batch_or_keeps_all_threads_busy(graph: Graph, n: int, threads: int, cache_bytes: int) -> None:
-    with patch("jettison.plan._cache_bytes", lambda: cache_bytes):
+    with patch("jettison.plan._room_bytes", lambda: cache_bytes):
         images = portion(graph, n, threads)
     assert images == n or (images < n and images % threads == 0)

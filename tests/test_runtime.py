@@ -225,7 +225,7 @@ def test_portions_of_a_batch_give_the_same_bits(tensors: int, monkeypatch) -> No
         graph = chain_with_skips(rng, (8, 8))
         x = rng.standard_normal((7, 8, 8), np.float32)
         whole = Session(graph, threads=2).run(x)
-        monkeypatch.setattr("jettison.plan._cache_bytes", lambda: 2 * 256 * tensors)
+        monkeypatch.setattr("jettison.plan._room_bytes", lambda: 256 * tensors)
         layout = plan(graph, 7, 256, portion(graph, 7, 2))
         assert layout.portion == 2
         assert layout.head == 12  # no weights: nothing speaks for the whole batch
@@ -241,8 +241,8 @@ def test_a_network_in_portions_gives_the_same_bits(fuse: bool, monkeypatch) -> N
     x = images(graph, 9)
     whole = Session(graph, threads=2).run(x)
     session = Session(graph, threads=2, fuse=[schedule(graph, graph.ops[:2], 2, 2)] if fuse else False)
-    at_once, cache = session.arena_bytes(9), 2 * 3 * session.arena_bytes(1)
-    monkeypatch.setattr("jettison.plan._cache_bytes", lambda: cache)
+    at_once, cache = session.arena_bytes(9), 3 * session.arena_bytes(1)
+    monkeypatch.setattr("jettison.plan._room_bytes", lambda: cache)
     monkeypatch.setattr("jettison.plan._head", lambda *_: 2)
     assert session.arena_bytes(9) < at_once
     np.testing.assert_array_equal(session.run(x), whole)
@@ -253,7 +253,7 @@ def test_portions_are_nearly_equal_and_keep_all_threads_busy(monkeypatch) -> Non
     graph = chain_with_skips(np.random.default_rng(1), (8, 8))
     one = plan(graph, 1, 0).arena_bytes
     for cached, want in ((9, 8), (3, 2), (1, 2), (16, 16), (15, 8)):
-        monkeypatch.setattr("jettison.plan._cache_bytes", lambda cached=cached: 2 * cached * one)
+        monkeypatch.setattr("jettison.plan._room_bytes", lambda cached=cached: cached * one)
         assert portion(graph, 16, 2) == want
     assert portion(graph, 1, 2) == 1
 
@@ -261,7 +261,7 @@ def test_portions_are_nearly_equal_and_keep_all_threads_busy(monkeypatch) -> Non
 def test_large_weights_see_the_whole_batch(monkeypatch) -> None:
     graph = chain_with_skips(np.random.default_rng(1), (8, 8))
     heavy = {f"op{i}": 1 << 20 for i in range(6, 12)}
-    monkeypatch.setattr("jettison.plan._cache_bytes", lambda: 2 * 256 * 14)
+    monkeypatch.setattr("jettison.plan._room_bytes", lambda: 256 * 14)
     assert plan(graph, 64, 256, 2, heavy).head == 6
 
 

@@ -47,8 +47,8 @@ class Plan:
 
 
 def portion(graph: Graph, n: int, threads: int) -> int:
-    """Images of batch n to run at a time: as many as leave half the last cache to weights, and as keep all threads busy."""
-    images = _cache_bytes() // 2 // max(1, _place(graph, 1, 0, 1, 0).arena_bytes)
+    """Images of batch n to run at a time: as many as have room in the last cache, and as keep all threads busy."""
+    images = _room_bytes() // max(1, _place(graph, 1, 0, 1, 0).arena_bytes)
     most = max(1, images // threads) * threads
     if most >= n:
         return n
@@ -75,8 +75,9 @@ def system_cache_bytes(level: int, otherwise: int) -> int:
         return otherwise
 
 
-def _cache_bytes() -> int:
-    return system_cache_bytes(3, CACHE_BYTES)
+def _room_bytes() -> int:
+    """What activations may take of the last cache: a quarter, for weights pass through it, and other programs."""
+    return system_cache_bytes(3, CACHE_BYTES) // 4
 
 
 def _head(graph: Graph, n: int, images: int, weight_bytes: Mapping[str, int]) -> int:
@@ -85,7 +86,7 @@ def _head(graph: Graph, n: int, images: int, weight_bytes: Mapping[str, int]) ->
     In portions an op's weights come ⌈n / images⌉ times. On the whole batch they come once, and so do its activations
     unless they fit.
     """
-    cache = _cache_bytes() // 2
+    cache = _room_bytes()
     saved, most, head = 0, 0, 0
     for i, op in enumerate(graph.ops):
         activations = n * sum(graph.tensors[t].bytes for t in (*op.inputs, *op.outputs))
