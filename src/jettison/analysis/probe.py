@@ -20,6 +20,7 @@ from .load import Load
 from .machine import Machine, Memory, Peak, check
 
 KINDS = (("f32", "dense"), ("f32", "nm"), ("i8", "dense"), ("i8", "nm"), ("i8", "lut"))  # element, format
+GUESSES = 4  # bursts before the length is right
 BURST_NS = 2_000_000
 MAIN_BYTES = 256 << 20  # read at least, for main memory
 MAX_MAIN_BYTES = 2 << 30
@@ -84,13 +85,16 @@ def probe(
 
 
 def _rate(stream: Any, threads: int, bursts: int) -> float:
-    """Units per second of all threads together: the best burst of about `BURST_NS`, at least one pass over the memory."""
+    """Units per second of all threads together: the best burst, each of at least one pass over the memory.
+
+    A burst is as long as takes `BURST_NS` at the best rate so far: one that another program interrupts cannot shorten the next.
+    """
     iterations = stream.pass_iterations or 1000
-    passes = 1
-    for _ in range(2):  # the first guess comes from a cold start
-        passes = max(1, round(passes * BURST_NS / max(stream.run(passes, iterations), 1)))
-    fastest = min(stream.run(passes, iterations) for _ in range(bursts))
-    return stream.unit * passes * iterations * threads / fastest * 1e9
+    passes, best = 1, 0.0  # passes a nanosecond
+    for _ in range(bursts + GUESSES):
+        best = max(best, passes / max(stream.run(passes, iterations), 1))
+        passes = max(1, round(BURST_NS * best))
+    return stream.unit * iterations * threads * best * 1e9
 
 
 def _rising(rates: list[float]) -> tuple[float, ...]:
