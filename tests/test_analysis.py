@@ -89,6 +89,21 @@ def test_the_parts_of_the_gap_add_up_to_it(rows, machine, data):
         assert gap.memory_ms >= -1e-12
 
 
+@given(networks(), machines(), st.data())
+def test_a_time_below_its_bound_is_never_passed_over(rows, machine, data):
+    """Faster than the cached bound: the figures are wrong, and the kernels are named; than the cold one alone: why that can be."""
+    ms = st.floats(1e-9, 1e3)
+    times = {row.name: data.draw(ms) for row in rows}
+    found = waterline(rows, machine, times_ms=times, measured_ms=data.draw(ms))
+    said = "\n".join(found.warnings())
+    below_cached = [b for b in found.boxes if times[b.work.name] < b.bound_ms("cached")]
+    below_cold = [b for b in found.boxes if b.bound_ms("cached") <= times[b.work.name] < b.bound_ms("cold")]
+    assert ("faster than their cached bound" in said) == bool(below_cached)
+    assert all(b.work.name in said for b in below_cached[:3])
+    assert (f"faster than the cold bound: {len(below_cold)} kernel" in said) == bool(below_cold)
+    assert ("exceeds 1" in said) == (found.efficiency > 1)
+
+
 @given(networks(), st.data())
 def test_fusing_never_raises_bytes(rows, data):
     i = data.draw(st.integers(0, len(rows) - 1))
