@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from jettison import file, zoo
 from jettison.bench.machine import commit, provenance
+from jettison.cli.train import save_weights
 from jettison.formats import NM
 from jettison.methods import METHODS, Method, Sparsifier, sparsify_
 from jettison.training import Epoch, Recipe, evaluate, fit
@@ -177,7 +177,7 @@ def finish(
         after = evaluate(model, data, max(250, recipe.batch), bf16=recipe.bf16)
         if after != curve[-1].accuracy:
             raise SystemExit(f"{name}: accuracy changed from {curve[-1].accuracy} to {after} by finish()")
-    file.replace(args.state / f"{name}.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    save_weights(model.state_dict(), args.state / f"{name}.safetensors")
     numbers = {"method": settings, "accuracy": curve[-1].accuracy, "recipe": asdict(recipe)}
     record = {"name": name, **about, **numbers, "threads": args.threads, **made_by, "epochs": [asdict(e) for e in curve]}
     replace_json(args.state / f"{name}.json", record)

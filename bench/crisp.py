@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import locked, replace_json
-from safetensors.torch import save
 from torch import nn
 
-from jettison import file, personal, zoo
+from jettison import personal, zoo
 from jettison.bench.machine import provenance
+from jettison.cli.train import save_weights
 from jettison.compression import SALIENCY_BATCHES
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
@@ -212,7 +212,7 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
                 bf16=args.bf16,
             )  # fmt: skip
             fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
-            file.replace(weights, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+            save_weights(model.state_dict(), weights)
     zoo.load_weights(model, weights)
     return model.eval()
 

@@ -31,7 +31,7 @@ from jettison.bench.machine import commit, provenance
 from jettison.bench.process import pinned
 from jettison.bench.target import networks, random_inputs
 from jettison.graph import Graph
-from jettison.runtime import Session
+from jettison.runtime import Session, spread_ms
 
 RESULT = Path(__file__).resolve().parent / "results" / "fusion.json"
 NETWORKS = ("timm:mobilenetv2_100", "timm:efficientnet_b0", "timm:convnext_atto", "convfirst_xs", "convfirst_s")
@@ -100,7 +100,7 @@ def compare(graph: Graph, batch: int, args: argparse.Namespace) -> dict[str, Any
 
 
 def spread(ms: list[float]) -> dict[str, float]:
-    p10, median, p90 = (round(float(v), 4) for v in np.percentile(ms, (10, 50, 90)))
+    median, p10, p90 = (round(v, 4) for v in spread_ms(ms))
     return {"median_ms": median, "p10_ms": p10, "p90_ms": p90}
 
 

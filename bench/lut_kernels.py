@@ -22,7 +22,7 @@ from jettison import file, reference
 from jettison.bench.machine import provenance
 from jettison.formats import Dense, Format, Lut
 from jettison.graph import Graph, Op, TensorSpec, problem
-from jettison.runtime import Session
+from jettison.runtime import Session, spread_ms
 from jettison.spec import check, output_shape
 
 RESULT = Path(__file__).resolve().parent / "results" / "lut_kernels.json"
@@ -54,7 +54,7 @@ def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace) ->
     while time.perf_counter() - start < args.seconds or len(times["lut"]) < 20:
         for name, session in sessions.items():
             times[name].append(next(t.median_ms for t in session.profile(x, runs=1) if t.name == "conv") * 1e3)
-    spread = {name: [round(float(p), 2) for p in np.percentile(t, [50, 10, 90])] for name, t in times.items()}
+    spread = {name: [round(v, 2) for v in spread_ms(t)] for name, t in times.items()}
     macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
     row = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "runs": len(times["lut"])}
     row |= {f"{name}_us_median_p10_p90": s for name, s in spread.items()} | {"ratio": round(spread["dense"][0] / spread["lut"][0], 3)}

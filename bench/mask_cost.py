@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,6 +21,7 @@ from jettison import file, zoo
 from jettison.bench.machine import provenance
 from jettison.formats import NM
 from jettison.methods import METHODS, Sparsifier, sparsify_
+from jettison.runtime import spread_ms
 from jettison.training import Recipe, make_optimizer
 
 RESULT = Path(__file__).resolve().parent / "results" / "mask_cost.json"
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def row(method: str, pattern: str, times: list[float]) -> dict[str, Any]:
-    p10, median, p90 = (round(float(v), 2) for v in np.percentile(times, (10, 50, 90)))
+    median, p10, p90 = (round(v, 2) for v in spread_ms(times))
     return {"method": method, "pattern": pattern, "median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": len(times)}
 
 

@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accuracy import replace_json
 
 from jettison import file, tabconv
 from jettison.bench import Entrant, compare
@@ -213,11 +214,6 @@ def write(args: argparse.Namespace) -> None:
     for r in content["tabconv"]:
         p = r["percent"]
         print(f"{r['name']:32} {r['operations']['saved_percent']:.1f}% saved, {p['f32']:.2f} → {p['tables']:.2f}%")
-
-
-def replace_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file.replace(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def arguments() -> argparse.Namespace:

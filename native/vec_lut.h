@@ -28,12 +28,37 @@ struct Split {
 };
 
 #if defined(JETTISON_AVX512)
-
 constexpr int kRows = 64;
 constexpr int kStep = 4;
 constexpr int kEntryOffset = 0;  // added to every entry
 
 using Taken = __mmask64;
+#elif defined(JETTISON_AVX2)
+constexpr int kRows = 32;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 128;
+
+using Taken = __m256i;  // a byte of ones or zeros for every row
+#else
+constexpr int kRows = 16;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 0;
+
+struct Taken {
+  bool row[kRows];
+};
+#endif
+
+// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
+struct PlaneBytes {
+  const uint8_t* first;
+  int64_t stride;
+  const Taken* taken;
+  uint8_t zero;
+  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
+};
+
+#if defined(JETTISON_AVX512)
 
 // The rows with column + shift in 0 … pitch − 1.
 JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
@@ -44,15 +69,6 @@ JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
   }
   return rows;
 }
-
-// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
-struct PlaneBytes {
-  const uint8_t* first;
-  int64_t stride;
-  const Taken* taken;
-  uint8_t zero;
-  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
-};
 
 JT_INLINE __m512i inputs(const PlaneBytes& planes, const Split& s) {
   return _mm512_mask_loadu_epi8(_mm512_set1_epi8((char)planes.zero), planes.taken[s.taken], planes.at(s));
@@ -142,26 +158,11 @@ JT_INLINE void transpose(i32v (&x)[16]) {
 
 #elif defined(JETTISON_AVX2)
 
-constexpr int kRows = 32;
-constexpr int kStep = 1;
-constexpr int kEntryOffset = 128;
-
-using Taken = __m256i;  // a byte of ones or zeros for every row
-
 JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
   uint8_t rows[kRows];
   for (int i = 0; i < kRows; ++i) rows[i] = (uint32_t)(column[i] + shift) < (uint32_t)pitch ? 0xff : 0;
   return _mm256_loadu_si256((const __m256i*)rows);
 }
-
-// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
-struct PlaneBytes {
-  const uint8_t* first;
-  int64_t stride;
-  const Taken* taken;
-  uint8_t zero;
-  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
-};
 
 JT_INLINE __m256i inputs(const PlaneBytes& planes, const Split& s) {
   const __m256i x = _mm256_loadu_si256((const __m256i*)planes.at(s));
@@ -231,28 +232,11 @@ JT_INLINE void transpose(i32v (&x)[8]) {
 
 #else
 
-constexpr int kRows = 16;
-constexpr int kStep = 1;
-constexpr int kEntryOffset = 0;
-
-struct Taken {
-  bool row[kRows];
-};
-
 JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
   Taken t;
   for (int i = 0; i < kRows; ++i) t.row[i] = (uint32_t)(column[i] + shift) < (uint32_t)pitch;
   return t;
 }
-
-// Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
-struct PlaneBytes {
-  const uint8_t* first;
-  int64_t stride;
-  const Taken* taken;
-  uint8_t zero;
-  const uint8_t* at(const Split& s) const { return first + s.plane * stride + s.slot; }
-};
 
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 

@@ -14,12 +14,12 @@ from .bands import make_problem
 from .errors import KernelError
 from .formats import NM, Block
 from .graph import DTYPES, Graph, Op, TensorSpec, weight_shape
+from .spec import WEIGHTED
 
 if TYPE_CHECKING:
     from .timings import Timings
 
 ARENA, INPUT, OUTPUT = 0, 1, 2  # where an operand of a step lies
-WEIGHTED = ("conv", "linear")
 
 
 @dataclass(frozen=True, slots=True)

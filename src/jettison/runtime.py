@@ -24,14 +24,14 @@ import numpy as np
 from . import _native, planner
 from .arrays import to_array
 from .bands import native_group
-from .choice import ARENA, INPUT, OUTPUT, WEIGHTED, Candidate, Chooser, median_ms, noise, op_problem, signature, times_ms
+from .choice import ARENA, INPUT, OUTPUT, Candidate, Chooser, median_ms, noise, op_problem, signature, times_ms
 from .errors import InputError, KernelError
 from .formats import Cost
 from .fusion import Schedule
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem
 from .plan import Plan, apart, plan, portion
 from .planner import Fusion, Work
-from .spec import check
+from .spec import WEIGHTED, check
 
 if TYPE_CHECKING:
     from .timings import Timings

@@ -19,6 +19,7 @@ from .. import file, reference
 from ..errors import KernelError, MissingExtra, VerificationError
 from ..graph import Graph
 from ..peers import ENGINES
+from ..runtime import spread_ms
 from .process import Worker, WorkerFailed
 
 TURN = 5  # runs of one entrant before the next has its turn
@@ -169,5 +170,5 @@ def _turns(racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[
 
 
 def _timing(entrant: Entrant, ms: list[float]) -> Timing:
-    p10, median, p90 = (round(float(v), 4) for v in np.percentile(ms, (10, 50, 90)))
+    median, p10, p90 = (round(v, 4) for v in spread_ms(ms))
     return Timing(entrant.engine, entrant.element, entrant.pattern, median, p10, p90, len(ms))
