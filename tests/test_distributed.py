@@ -87,7 +87,7 @@ with processes() as group:
     try:
         fit(model, load("digits"), Recipe(epochs=1, batch=32), handle, processes=group, progress=False)
     except TrainingError as e:
-        print(f"stopped after {len(calls)} steps: {e}", flush=True)
+        sys.stdout.write(f"stopped after {len(calls)} steps: {e}\\n")  # in one piece: print may write the end of its line later
 """
 
 
