@@ -86,7 +86,7 @@ def _speed_lines(name: str, r: dict[str, Any]) -> Iterable[str]:
             f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})",
             _ratio(dense, row["median_ms"]),
             f"{peer['median_ms']:.2f} ({peer['engine']})" if peer else "–",
-            _ratio(peer and peer["median_ms"], row["median_ms"]),
+            f"{1 / row['of_best'][0]:.2f}×" if row.get("of_best") else _ratio(peer and peer["median_ms"], row["median_ms"]),
         ]
         yield f"| {' | '.join(cells)} |\n"
 

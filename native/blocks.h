@@ -44,13 +44,14 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
 constexpr int64_t kJobWidth = 16 * W;  // output channels by which jobs are cut: several units
-constexpr int kTilePixels = kRegisters == 32 ? 8 : 4;
+template <class T>
+constexpr int kTilePixels = kRegisters == 32 || (sizeof(T) == 1 && kIsa == Isa::avx2) ? 8 : 4;
 
 JT_INLINE Walk tap_by_tap(const Problem& a) { return {a.r * a.s, a.c, false}; }
 
 template <class T>
 JT_INLINE int64_t workspace_of(const Problem& a) {
-  return table_bytes<T, kTilePixels>(a, tap_by_tap(a));
+  return table_bytes<T, kTilePixels<T>>(a, tap_by_tap(a));
 }
 
 // One window of the inputs at one tap, and its entries, at least one.
@@ -66,11 +67,11 @@ struct Units {
 };
 constexpr int64_t kUnitsBytes = align64(sizeof(Units));  // stored first: run knows only the problem
 
-// window: channels. depth: kept weights of one output channel in an entry.
-JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes) {
+// window: channels. holds: weights of one output channel that an entry takes at least.
+JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t holds, int64_t entry_bytes) {
   const int64_t width = min64(b.rows, kUnitVectors * W), windows = b.kept * max64(1, b.cols / window);
-  const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), depth);
-  const int64_t exact = ceil_div(b.kept * b.per_block, depth) + windows;
+  const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), holds);
+  const int64_t exact = ceil_div(b.kept * b.per_block, holds) + windows;
   const int64_t entries = b.m <= window ? min64(full, exact) : full;  // groups wider than a window fill windows unevenly
   return {width, align64(sizeof(int64_t) + windows * sizeof(Visit)), align64(entries * width / W * entry_bytes)};
 }
@@ -96,65 +97,71 @@ JT_INLINE void for_units(const Call& call, const Units& u, Piece at, const T* im
   const int64_t begin = at.blocks.begin * kJobWidth / u.width, end = min64(call.problem->k, at.blocks.end * kJobWidth) / u.width;
   const int64_t each = group_of(u);
   at.blocks = {0, ceil_div(end - begin, each)};
-  for_tiles<T, kTilePixels>(call, tap_by_tap(*call.problem), at, image, padding,
-                            [&](int64_t group, auto count, int64_t pixel, const T* const* table) {
-                              const int64_t first = begin + group * each;
-                              for (int64_t i = first; i < min64(first + each, end); ++i) f(i, count, pixel, table);
-                            });
+  for_tiles<T, kTilePixels<T>>(call, tap_by_tap(*call.problem), at, image, padding,
+                               [&](int64_t group, auto count, int64_t pixel, const T* const* table) {
+                                 const int64_t first = begin + group * each;
+                                 for (int64_t i = first; i < min64(first + each, end); ++i) f(i, count, pixel, table);
+                               });
 }
 
 // Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.
-template <class T>
+template <class T, class Put>
 struct UnitWriter {
   const Problem& a;
   const Blocks& b;
-  int64_t width, window, depth, entry_bytes, first;  // first: output channel
+  const Put& put;
+  int64_t width, window, entry_bytes, first;  // first: output channel
   Visit* next;
   uint8_t* entries;
-  int64_t kept[kUnitVectors * W] = {};
   int64_t count = 0;
+  KeptList<T> kept[kUnitVectors * W] = {};  // of every output, in the window of the last visit
 
-  template <class Put>
-  void block(int64_t j, Put put) {
+  void block(int64_t j) {
     const int64_t per_tap = a.c / b.cols, column = b.columns[first / b.rows * b.kept + j], channel = column % per_tap * b.cols;
     for (int64_t from = 0; from < b.cols; from += window) {
       const int64_t at = (channel + from) / window;
       visit((uint16_t)(column / per_tap), (uint16_t)at);
-      for (int64_t o = 0; o < width; ++o) outputs(j, o, from, channel - at * window, put);
+      for (int64_t o = 0; o < width; ++o) collect(j, o, from, channel - at * window);
     }
   }
 
   void visit(uint16_t tap, uint16_t at) {
     if (count > 0 && next[-1].tap == tap && next[-1].window == at) return;
-    if (count > 0) entries += next[-1].entries * (width / W) * entry_bytes;
+    finish();
     *next++ = {tap, at, 1};
     ++count;
-    std::memset(kept, 0, sizeof kept);
   }
 
-  // The fullest output decides how many entries there are; the others are filled up with zeros.
-  template <class Put>
-  void outputs(int64_t j, int64_t o, int64_t from, int64_t shift, Put put) {
+  // Writes the entries of the last visit.
+  void finish() {
+    if (count == 0) return;
+    const int64_t entry_count = put(entries, kept);
+    for (int64_t o = 0; o < width; ++o) kept[o].count = 0;
+    next[-1].entries = (uint16_t)entry_count;
+    entries += entry_count * (width / W) * entry_bytes;
+  }
+
+  void collect(int64_t j, int64_t o, int64_t from, int64_t shift) {
     const int64_t row = ((first + o) * b.kept + j) * b.per_block;
     const T* values = (const T*)b.values + row;
     for (int64_t i = 0; i < b.per_block; ++i) {
       const int64_t channel = i / b.n * b.m + b.positions[row + i];
-      if (channel < from || channel >= from + window || values[i] == 0) continue;
-      put(entries + kept[o] / depth * (width / W) * entry_bytes, o, kept[o] % depth, channel + shift, values[i]);
-      next[-1].entries = (uint16_t)max64(next[-1].entries, ceil_div(++kept[o], depth));
+      if (channel >= from && channel < from + window && values[i] != 0) kept[o].add(channel + shift, values[i]);
     }
   }
 };
 
-// Writes all units. put(entries, o, j, index, value): the j-th kept weight of the unit's output o, in the entries of its vectors.
+// Writes all units. put(entries, kept): what the outputs of a unit keep in a window. Returns how many entries that takes: the
+// fullest output decides, the others are filled up with zeros.
 template <class T, class Put>
-void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t depth, int64_t entry_bytes, uint8_t* packed, Put put) {
-  const Units u = units(a, b, window, depth, entry_bytes);
+void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t holds, int64_t entry_bytes, uint8_t* packed, const Put& put) {
+  const Units u = units(a, b, window, holds, entry_bytes);
   std::memcpy(packed, &u, sizeof u);
   for (int64_t i = 0; i < a.k / u.width; ++i) {
     const Unit to = unit(packed, u, i);
-    UnitWriter<T> w{a, b, u.width, window, depth, entry_bytes, i * u.width, (Visit*)to.visits, (uint8_t*)to.entries};
-    for (int64_t j = 0; j < b.kept; ++j) w.block(j, put);
+    UnitWriter<T, Put> w{a, b, put, u.width, window, entry_bytes, i * u.width, (Visit*)to.visits, (uint8_t*)to.entries};
+    for (int64_t j = 0; j < b.kept; ++j) w.block(j);
+    w.finish();
     std::memcpy((void*)((uint8_t*)to.visits - sizeof(int64_t)), &w.count, sizeof w.count);
   }
 }

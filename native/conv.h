@@ -171,10 +171,8 @@ struct Finder {
 };
 
 // f(block, Count<PB>(), pixel, table) for every block and tile of a job. image: of the piece. padding: one pixel.
-// prepare(place in the group, count, table): once for every tile, before all blocks.
-template <class T, int Most, class F, class Prepare>
-JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const F& f,
-                         const Prepare& prepare) {
+template <class T, int Most, class F>
+JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const F& f) {
   const Problem& a = *call.problem;
   const int64_t tiles = at.tiles.end - at.tiles.begin, stride = w.stops * Most;
   const int64_t groups = ceil_div(tiles, group_tiles<T, Most>(a));
@@ -187,19 +185,12 @@ JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const
     const int64_t count = some.end - some.begin;
     int64_t first[kMostTiles + 1];  // pixel of each tile
     for (int64_t i = 0; i <= count; ++i) first[i] = part(a.p * a.q, at.image_tiles, at.tiles.begin + some.begin + i);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i)
       finder.find(first[i], first[i + 1] - first[i], table + i * stride, copies + i * stride * row_bytes<T>(w));
-      prepare(i, first[i + 1] - first[i], table + i * stride);
-    }
     for (int64_t block = at.blocks.begin; block < at.blocks.end; ++block)
       for (int64_t i = 0; i < count; ++i)
         with_count<Most>(first[i + 1] - first[i], [&](auto n) { f(block, n, first[i], table + i * stride); });
   }
-}
-
-template <class T, int Most, class F>
-JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const F& f) {
-  for_tiles<T, Most>(call, w, at, image, padding, f, [](int64_t, int64_t, const T**) {});
 }
 
 // The costly activations run over the finished tile, which is still in the first-level cache.

@@ -3,36 +3,82 @@
 // A window is kWindow consecutive u8 channels of a pixel at one stop (64 on AVX-512, 16 elsewhere). Every output
 // channel names the ones it wants; four of them at a time go through
 //
-//   acc[pixel][W outputs] += dot(gather(index, window[pixel]), weights)
+//   acc[pixel][W outputs] += dot_pairs(gather(index, window[pixel]), weights)
 //
-// Index and weights, an entry, are loaded once for all PB pixels of a tile.
+// Index and weights, an entry, are loaded once for all PB pixels of a tile. Neighbours of the four must fit (pair_fits):
+// any two of the window's weights may be neighbours, so on AVX2 a large one gets a small one, or one of the other sign.
 //
-//   of a block: counts (stops·windows, one byte each: entries of W outputs) | per window, count, vector: indices, i8q
+// What does not fit takes an entry more. (Entries of two 16-bit weights instead, always exact, were no faster; nor was one flat
+// list of entries for a stop.)
+//
+//   of a block: counts (stops·windows, one byte each: entries of W outputs) | per window, count, vector: indices, weights
 #pragma once
 #include "conv_i8.h"
+#include "kept.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 
-constexpr int64_t kEntry = kIndexBytes + kQuadBytes;
+constexpr int64_t kEntry = 2 * kPairsBytes;
+constexpr int64_t kEntryHolds = kSaturates ? 2 : 4;  // at least as many weights of one output channel, whatever they are
 
-// Output channel `lane` of an entry takes input `index` of the window as its j-th of four.
-JT_INLINE void put_kept(uint8_t* entry, int64_t lane, int64_t j, int64_t index, int8_t weight) {
-  put_index(entry, (int)lane, (int)j, (uint8_t)index);
-  put_weight(entry + kIndexBytes, (int)lane, (int)j, weight);
+// Neighbours that fit. The largest weight goes with the smallest, which in most windows has the other sign; if even that
+// does not fit, the larger one goes with a zero.
+JT_INLINE void pair_up(KeptList<int8_t>& kept) {
+  if (!kSaturates) return;
+  for (int64_t i = 1; i < kept.count; ++i)  // sort by weight
+    for (int64_t j = i; j > 0 && kept.value[j] < kept.value[j - 1]; --j) {
+      const uint8_t index = kept.index[j];
+      const int8_t value = kept.value[j];
+      kept.index[j] = kept.index[j - 1], kept.value[j] = kept.value[j - 1];
+      kept.index[j - 1] = index, kept.value[j - 1] = value;
+    }
+  const KeptList<int8_t> from = kept;
+  int64_t low = 0, high = from.count - 1;
+  kept.count = 0;
+  while (low <= high) {
+    const bool pair = low < high && pair_fits(from.value[low], from.value[high]);
+    const bool take_low = pair || -from.value[low] > from.value[high], take_high = pair || !take_low;
+    if (take_low) kept.add(from.index[low], from.value[low]), ++low;
+    if (take_high) kept.add(from.index[high], from.value[high]), --high;
+    if (!pair) kept.add(0, 0);
+  }
+}
+
+// Writes what `outputs` outputs of a block keep in one window: entries for `vectors` vectors. place(o): where output o goes.
+// Returns how many: the fullest output decides, at least one.
+template <class PlaceOf>
+int64_t put_window(KeptList<int8_t>* kept, int64_t outputs, int64_t vectors, uint8_t* entries, const PlaceOf& place) {
+  int64_t most = 1;
+  for (int64_t o = 0; o < outputs; ++o) {
+    const Place at = place(o);
+    pair_up(kept[o]);
+    for (int64_t i = 0; i < kept[o].count; ++i) {
+      uint8_t* entry = entries + (i / 4 * vectors + at.vector) * kEntry;
+      entry[at.lane * 4 + i % 4] = kept[o].index[i];
+      put_pairs(entry + kPairsBytes, (int)at.lane, (int)(i % 4), kept[o].value[i]);
+    }
+    most = max64(most, ceil_div(kept[o].count, 4));
+  }
+  return most;
 }
 
 // The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is.
 // Reads past the last input of a pixel; no index of a weight points there.
 template <int Vectors, int PB, int OB>
 JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const* table, int64_t at, const uint8_t* e, int64_t q) {
+  constexpr bool kHeld = kRegisters == 32;  // else the windows of a tile would not stay in registers
   window_t x[PB];
-  times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
+  if constexpr (kHeld) times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
   do {
+    if constexpr (!kHeld) {
+      __asm__("" : "+r"(at));  // loads them for every entry
+      times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
+    }
     times<OB>([&](auto o) JT_FLAT {
       const uint8_t* entry = e + o * kEntry;
-      const i8q weight = load_quad(entry + kIndexBytes);
-      times<PB>([&](auto p) JT_FLAT { acc[p][o] = dot(acc[p][o], gather(entry, x[p]), weight); });
+      const i8p weight = load_pairs(entry + kPairsBytes);
+      times<PB>([&](auto p) JT_FLAT { acc[p][o] = dot_pairs(acc[p][o], gather(entry, x[p]), weight); });
     });
     e += Vectors * kEntry;
   } while (--q);

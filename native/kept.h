@@ -28,5 +28,15 @@ JT_INLINE void each_kept(const Walk& w, const Constants& c, int64_t o, int64_t s
   }
 }
 
+// The kept weights of one output channel in one window, in the order in which entries take them.
+template <class T>
+struct KeptList {
+  int64_t count = 0;
+  uint8_t index[128];  // inside the window
+  T value[128];
+
+  void add(int64_t i, T v) { index[count] = (uint8_t)i, value[count++] = v; }
+};
+
 }  // namespace JETTISON_ISA_NAME
 }  // namespace jettison

@@ -102,16 +102,16 @@ void f32_nm(const char*, int64_t iterations) {
 }
 
 void i8_dense(const char*, int64_t iterations) {
-  i8q w = zeroed<i8q>();
+  i8p w = zeroed<i8p>();
   fresh(w);
-  repeat<i32v>(iterations, zeroed<u8q>(), [w](i32v acc, u8q x) { return dot(acc, x, w); });
+  repeat<i32v>(iterations, zeroed<u8p>(), [w](i32v acc, u8p x) { return dot_pairs(acc, x, w); });
 }
 
 void i8_nm(const char*, int64_t iterations) {
-  i8q w = zeroed<i8q>();
+  i8p w = zeroed<i8p>();
   fresh(w);
   repeat_fetched<i32v>(
-      iterations, zeroed<window_t>(), [](window_t x) { return gather(kIndex, x); }, [w](i32v acc, u8q x) { return dot(acc, x, w); });
+      iterations, zeroed<window_t>(), [](window_t x) { return gather(kIndex, x); }, [w](i32v acc, u8p x) { return dot_pairs(acc, x, w); });
 }
 
 // Look-ups as vec_lut.h does them. With the byte permute a table is fetched and summed just as gathered inputs are.

@@ -2,10 +2,12 @@
 //
 //   u8q   four u8 inputs for each of W lanes        i8q   four int8 weights for each of W lanes
 //   dot   acc[lane] += Σ_j u8q[lane][j] · i8q[lane][j], exactly: nothing saturates
+//   u8p, i8p, dot_pairs   the same, exact for pairs of weights (j = 0, 1 and 2, 3) that fit: pair_fits
 //   u8v   4·W bytes, to move and compare
 //
-// AVX-512 has `vpdpbusd` for it. AVX2's `vpmaddubsw` would saturate, so even and odd inputs are widened to 16
-// bits and multiplied with 16-bit weights: as many products per cycle, twice the weight bytes.
+// AVX-512 has `vpdpbusd` for both. AVX2 has `vpmaddubsw`, which adds two products in int16 and saturates: dot_pairs
+// leaves it to whoever packs the weights that they fit. For dot even and odd inputs are widened to 16 bits and multiplied
+// with 16-bit weights: half as many products per instruction.
 // The float32 steps are one rounding each (quantized.py): this file must be compiled without contraction.
 #pragma once
 #include "vec.h"
@@ -40,10 +42,10 @@ JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
   return acc;
 }
+using u8p = u8q;
+using i8p = i8q;
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
-constexpr int kIndexBytes = 64;  // packed bytes of the indices that one gather takes
-JT_INLINE u8q gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
-JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) { indices[lane * 4 + j] = index; }
+JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
 using u8v = __m512i;
 JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
@@ -88,19 +90,17 @@ JT_INLINE u8q split(__m256i bytes) { return {_mm256_and_si256(bytes, _mm256_set1
 JT_INLINE i8q load_quad(const void* p) { return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)}; }
 JT_INLINE i32v dot(i32v acc, u8q x, i8q w) { return add(acc, add(_mm256_madd_epi16(x.even, w.even), _mm256_madd_epi16(x.odd, w.odd))); }
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
-// Inputs 0 and 2 of every lane, then 1 and 3, widened on the way: an index with its top bit set gives 0.
-constexpr int kIndexBytes = 64;
-JT_INLINE u8q gather(const uint8_t* index, window_t v) {
-  return {_mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index)),
-          _mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index + 1))};
-}
-JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) {
-  uint8_t* at = indices + (j % 2) * 32 + lane * 4 + j / 2 * 2;
-  at[0] = index;
-  at[1] = 0x80;
-}
 // 16-bit weights: inputs 0 and 2 of every lane, then 1 and 3
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int16_t*)quad)[(j % 2) * 16 + lane * 2 + j / 2] = w; }
+using u8p = __m256i;
+using i8p = __m256i;
+JT_INLINE i8p load_pairs(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) {
+  const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+  __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums));  // add: GCC would copy every sum in every round of a loop
+  return acc;
+}
+JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index)); }
 using u8v = __m256i;
 JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
 JT_INLINE void store_bytes(uint8_t* p, u8v v) { _mm256_storeu_si256((__m256i*)p, v); }
@@ -152,13 +152,13 @@ JT_INLINE window_t load_window(const uint8_t* p) {
   std::memcpy(&o, p, sizeof o);
   return o;
 }
-constexpr int kIndexBytes = 16;
-JT_INLINE u8q gather(const uint8_t* index, window_t v) {
+using u8p = u8q;
+using i8p = i8q;
+JT_INLINE u8p gather(const uint8_t* index, window_t v) {
   u8q o;
   for (int i = 0; i < 16; ++i) o.v[i] = v.v[index[i]];
   return o;
 }
-JT_INLINE void put_index(uint8_t* indices, int lane, int j, uint8_t index) { indices[lane * 4 + j] = index; }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
 typedef uint8_t u8v __attribute__((vector_size(16)));
 JT_INLINE u8v load_bytes(const uint8_t* p) {
@@ -170,6 +170,22 @@ JT_INLINE void store_bytes(uint8_t* p, u8v v) { std::memcpy(p, &v, sizeof v); }
 JT_INLINE u8v max_bytes(u8v a, u8v b) { return a > b ? a : b; }
 
 #endif
+
+#if !defined(JETTISON_AVX2)  // nothing saturates
+JT_INLINE i8p load_pairs(const void* p) { return load_quad(p); }
+JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) { return dot(acc, x, w); }
+#endif
+
+constexpr bool kSaturates = kIsa == Isa::avx2;
+constexpr int kPairsBytes = 4 * W;  // packed bytes of one i8p, and of the indices of one gather
+
+JT_INLINE void put_pairs(void* to, int lane, int j, int8_t w) { ((int8_t*)to)[lane * 4 + j] = w; }
+
+// Whether x·w0 + y·w1 stays exact in dot_pairs for all u8 x and y.
+JT_INLINE bool pair_fits(int w0, int w1) {
+  const int high = (w0 > 0 ? w0 : 0) + (w1 > 0 ? w1 : 0), low = (w0 < 0 ? w0 : 0) + (w1 < 0 ? w1 : 0);
+  return !kSaturates || (255 * high <= INT16_MAX && 255 * low >= INT16_MIN);
+}
 
 #if !defined(JETTISON_AVX512)  // without masks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from graphs import small
 from jettison import file, reference
 from jettison.bench import Entrant, compare, processors, provenance
-from jettison.bench.comparison import relative_error
+from jettison.bench.comparison import TURN, relative_error, timings
 from jettison.bench.pipe import receive, send
 from jettison.bench.process import Worker, WorkerFailed
 from jettison.bench.target import densified, networks, pattern_of, random_graph, random_inputs
@@ -64,6 +65,15 @@ def test_engines_are_timed_as_often_as_asked_and_agree(saved):
     assert max(result.errors) <= 1e-5
     assert not result.absent
     assert 0 <= min(told) <= max(told) <= 1
+
+
+def test_the_ratio_to_the_best_other_engine_is_taken_round_by_round():
+    """A machine twice as slow from the second round on changes medians by chance, the ratio not at all."""
+    engines = [Entrant(e, "f32", "dense", Path(), "w") for e in ("jettison", "openvino", "onnxruntime")]
+    slow = [1.0] * TURN + [2.0] * 2 * TURN
+    rows = timings(engines, [[3 * v for v in slow], [4 * v for v in slow], [6 * v for v in slow]])
+    assert [r.of_best for r in rows] == [(0.75, 0.75, 0.75), (1.0, 1.0, 1.0), (1.5, 1.5, 1.5)]
+    assert timings(engines[:1], [slow])[0].of_best is None
 
 
 def test_an_engine_that_cannot_run_is_named_with_the_reason(saved):

@@ -32,15 +32,22 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   uint8_t* bias = (uint8_t*)packed + zeros_bytes(a);
   if (const void* from = c.find("bias")) std::memcpy(bias, from, a.k * 4);
-  pack_units<float>(a, b, W, 1, kEntry<Index>, bias + bias_bytes(a), [](uint8_t* entries, int64_t o, int64_t, int64_t index, float value) {
-    put_kept<Index>(entries + o / W * kEntry<Index>, o % W, index, value);
+  const int64_t width = units(a, b, W, 1, kEntry<Index>).width, stride = width / W * kEntry<Index>;
+  pack_units<float>(a, b, W, 1, kEntry<Index>, bias + bias_bytes(a), [&](uint8_t* entries, const KeptList<float>* kept) {
+    int64_t most = 1;
+    for (int64_t o = 0; o < width; ++o) {
+      for (int64_t i = 0; i < kept[o].count; ++i)
+        put_kept<Index>(entries + i * stride + o / W * kEntry<Index>, o % W, kept[o].index[i], kept[o].value[i]);
+      most = max64(most, kept[o].count);
+    }
+    return most;
   });
 }
 
 // The cut must not depend on the blocks, which run does not know: as for one weight kept of eight.
 Cut plan(const Problem& a) {
   const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * a.r * a.s * a.c / 8;
-  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k, pairs * (kIsa == Isa::scalar ? 8 : 1.333));
+  return cut(a, kJobWidth, kTilePixels<float>, a.r * a.s * a.c * a.k, pairs * (kIsa == Isa::scalar ? 8 : 1.333));
 }
 
 int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
@@ -52,7 +59,7 @@ JT_INLINE void tile(const Problem& a, const float* bias, float* out, const float
   start(bias, acc);
   do {
     const Visit v = *l.visits++;
-    l.entries = gather_window<Index, Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels, v.window * W, l.entries, v.entries);
+    l.entries = gather_window<Index, Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels<float>, v.window * W, l.entries, v.entries);
   } while (--l.count);
   finish<PB, Vectors>(a, acc, out, residual, Vectors * W);
 }

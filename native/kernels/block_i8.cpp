@@ -17,7 +17,7 @@ bool accepts(const Problem& a, const Constants& c) {
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   Blocks b;
   read_blocks(a, c, &b);
-  const Units u = units(a, b, kWindow, 4, kEntry);
+  const Units u = units(a, b, kWindow, kEntryHolds, kEntry);
   return head(a, kJobWidth).bytes + kUnitsBytes + a.k / u.width * u.bytes();
 }
 
@@ -26,19 +26,17 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   read_blocks(a, c, &b);
   std::memset(packed, 0, packed_bytes(a, c));
   const Head h = head(a, kJobWidth);
-  const int64_t width = units(a, b, kWindow, 4, kEntry).width;
+  const int64_t width = units(a, b, kWindow, kEntryHolds, kEntry).width;
   pack_head(a, c, h, width, (uint8_t*)packed);
-  pack_units<int8_t>(a, b, kWindow, 4, kEntry, (uint8_t*)packed + h.bytes,
-                     [&](uint8_t* entries, int64_t o, int64_t j, int64_t index, int8_t value) {
-                       const Place at = place(a, o, width);
-                       put_kept(entries + at.vector * kEntry, at.lane, j, index, value);
-                     });
+  pack_units<int8_t>(a, b, kWindow, kEntryHolds, kEntry, (uint8_t*)packed + h.bytes, [&](uint8_t* entries, KeptList<int8_t>* kept) {
+    return put_window(kept, width, width / W, entries, [&](int64_t o) { return place(a, o, width); });
+  });
 }
 
 // The cut must not depend on the blocks, which run does not know: as for one weight kept of eight.
 Cut plan(const Problem& a) {
   const double pairs = (double)a.n * a.p * a.q * ceil_div(a.k, W) * a.r * a.s * a.c / 32;
-  return cut(a, kJobWidth, kTilePixels, a.r * a.s * a.c * a.k / 4, pairs * (kIsa == Isa::scalar ? 16 : 2));
+  return cut(a, kJobWidth, kTilePixels<uint8_t>, a.r * a.s * a.c * a.k / 4, pairs * (kIsa == Isa::scalar ? 16 : 1.333));
 }
 
 int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
@@ -50,7 +48,7 @@ JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, U
   start(b.bias, acc);
   do {
     const Visit v = *l.visits++;
-    l.entries = gather_window<Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels, v.window * kWindow, l.entries, v.entries);
+    l.entries = gather_window<Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels<uint8_t>, v.window * kWindow, l.entries, v.entries);
   } while (--l.count);
   finish_i8<PB, Vectors>(a, end, b, acc, pixel);
 }
@@ -90,7 +88,7 @@ double cost(const Problem& a, const Constants& c) {
   const double pixels = (double)a.n * a.p * a.q, quads = b.kept * b.per_block / 4.0;
   const double pairs = pixels * a.k / W * quads;
   const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / kWindow);
-  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
+  const double cycles = kIsa == Isa::scalar ? 16.0 : 1.333;
   return (pairs * cycles + loads) / 0.9 + 8.0 * a.k * quads / 8;
 }
 

@@ -15,7 +15,7 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
-constexpr int kPixels = kRegisters == 32 ? 8 : 4;
+constexpr int kPixels = kIsa == Isa::scalar ? 4 : 8;
 
 struct Part {
   int64_t channel, windows;  // first input channel, windows per tap
@@ -40,18 +40,20 @@ Range wanted(const Problem& a, int64_t block, int64_t i, int64_t o) {
   return {max64(from, first), min64(from + kWindow, first + group_inputs(a))};
 }
 
-int64_t entries(const Problem& a, int64_t block, int64_t i) {
+// The most weights that one output channel has in window i.
+int64_t most_wanted(const Problem& a, int64_t block, int64_t i) {
   int64_t most = 1;
   for (int64_t o = block * W; o < end_of(a, block); ++o) {
     const Range r = wanted(a, block, i, o);
     most = max64(most, r.end - r.begin);
   }
-  return ceil_div(most, 4);
+  return most;
 }
 
-int64_t entries_of(const Problem& a, int64_t block) {
+// Entries of one tap, if each holds as many weights.
+int64_t entries_of(const Problem& a, int64_t block, int64_t holds) {
   int64_t total = 0;
-  for (int64_t i = 0; i < windows(a, block); ++i) total += entries(a, block, i);
+  for (int64_t i = 0; i < windows(a, block); ++i) total += ceil_div(most_wanted(a, block, i), holds);
   return total;
 }
 
@@ -61,7 +63,7 @@ int64_t lay_out(const Problem& a, int64_t i, int64_t at, Part* p) {
   p->windows = windows(a, i);
   p->counts = at;
   p->entries = at + align64(taps(a) * p->windows);
-  return p->entries + taps(a) * entries_of(a, i) * kEntry;
+  return p->entries + taps(a) * entries_of(a, i, kEntryHolds) * kEntry;
 }
 
 int64_t parts_at(const Problem& a) { return head(a, W).bytes; }
@@ -75,20 +77,18 @@ int64_t packed_bytes(const Problem& a, const Constants&) {
 }
 
 void pack_block(const Problem& a, int64_t block, const Part& p, const int8_t* weight, uint8_t* packed) {
-  const int64_t cg = group_inputs(a);
-  uint8_t* entry = packed + p.entries;
+  const int64_t cg = group_inputs(a), first = block * W, outputs = end_of(a, block) - first;
+  uint8_t *entries = packed + p.entries, *counts = packed + p.counts;
   for (int64_t tap = 0; tap < taps(a); ++tap)
-    for (int64_t i = 0; i < p.windows; ++i) {
-      for (int64_t o = block * W; o < end_of(a, block); ++o) {
-        const Range r = wanted(a, block, i, o);
-        const int8_t* from = weight + (o * taps(a) + tap) * cg - first_input(a, o);
-        for (int64_t channel = r.begin; channel < r.end; ++channel) {
-          const int64_t j = channel - r.begin;
-          put_kept(entry + j / 4 * kEntry, o % W, j % 4, channel - p.channel - i * kWindow, from[channel]);
-        }
+    for (int64_t i = 0; i < p.windows; ++i, ++counts) {
+      KeptList<int8_t> kept[W];
+      for (int64_t o = 0; o < outputs; ++o) {
+        const Range r = wanted(a, block, i, first + o);
+        const int8_t* from = weight + ((first + o) * taps(a) + tap) * cg - first_input(a, first + o);
+        for (int64_t channel = r.begin; channel < r.end; ++channel) kept[o].add(channel - p.channel - i * kWindow, from[channel]);
       }
-      packed[p.counts + tap * p.windows + i] = (uint8_t)entries(a, block, i);
-      entry += entries(a, block, i) * kEntry;
+      *counts = (uint8_t)put_window(kept, outputs, 1, entries, [](int64_t o) { return Place{0, 0, o}; });
+      entries += *counts * kEntry;
     }
 }
 
@@ -107,8 +107,8 @@ void pack(const Problem& a, const Constants& c, void* packed) {
 double cycles(const Problem& a) {
   const int64_t sample = min64(blocks(a), 4);  // blocks repeat; the first ones speak for all
   double per_tap = 0;
-  for (int64_t i = 0; i < sample; ++i) per_tap += (double)(entries_of(a, i) + windows(a, i)) / (double)sample;
-  const double per_pair = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
+  for (int64_t i = 0; i < sample; ++i) per_tap += (double)(entries_of(a, i, 4) + windows(a, i)) / (double)sample;
+  const double per_pair = kIsa == Isa::scalar ? 16.0 : 1.333;
   return (double)a.n * a.p * a.q * blocks(a) * (8 + taps(a) * per_tap * per_pair / 0.9);
 }
 

@@ -5,14 +5,13 @@
 //
 //   packed: head | bytes of a block | per block: counts | entries
 #include "../gather_i8.h"
-#include "../kept.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
 constexpr int kVectors = kRegisters == 32 ? 2 : 1;
-constexpr int kPixels = kRegisters == 32 ? 8 : 4;
+constexpr int kPixels = kIsa == Isa::scalar ? 4 : 8;
 constexpr int64_t kWidth = kVectors * W;
 constexpr int64_t kHeaderBytes = 64;
 
@@ -22,7 +21,7 @@ int64_t steps(const Walk& w) { return w.stops * windows(w); }
 int64_t blocks(const Problem& a) { return ceil_div(a.k, kWidth); }
 int64_t counts_bytes(const Walk& w) { return align64(steps(w)); }
 
-int64_t most_quads(const Walk& w, const Constants& c) { return ceil_div(most_per_window(w.length, kWindow, c.n, c.m), 4); }
+int64_t most_quads(const Walk& w, const Constants& c) { return ceil_div(most_per_window(w.length, kWindow, c.n, c.m), kEntryHolds); }
 int64_t block_bytes(const Walk& w, const Constants& c) {
   return counts_bytes(w) + align64(steps(w) * most_quads(w, c) * kVectors * kEntry);
 }
@@ -35,19 +34,14 @@ int64_t packed_bytes(const Problem& a, const Constants& c) {
   return head(a, kWidth).bytes + kHeaderBytes + blocks(a) * block_bytes(walk_of(a), c);
 }
 
-// Four kept weights of the window to a quad; the fullest output channel of the block decides how many quads, one at least.
-int64_t pack_window(const Problem& a, const Walk& w, const Constants& c, int64_t block, int64_t step, uint8_t* entry) {
-  int64_t quads = 1;
-  for (int64_t o = block * kWidth; o < min64(a.k, (block + 1) * kWidth); ++o) {
-    const Place at = place(a, o, kWidth);
-    int64_t kept = 0;
-    each_kept<int8_t>(w, c, o, step / windows(w), step % windows(w), kWindow, [&](int64_t index, int8_t value) {
-      uint8_t* e = entry + (kept / 4 * kVectors + at.vector) * kEntry;
-      put_kept(e, at.lane, kept++ % 4, index, value);
-    });
-    quads = max64(quads, ceil_div(kept, 4));
-  }
-  return quads;
+// The entries of one window; returns its count.
+int64_t pack_window(const Problem& a, const Walk& w, const Constants& c, int64_t block, int64_t step, uint8_t* entries) {
+  const int64_t first = block * kWidth, outputs = min64(kWidth, a.k - first);
+  KeptList<int8_t> kept[kWidth];
+  for (int64_t o = 0; o < outputs; ++o)
+    each_kept<int8_t>(w, c, first + o, step / windows(w), step % windows(w), kWindow,
+                      [&](int64_t i, int8_t value) { kept[o].add(i, value); });
+  return put_window(kept, outputs, kVectors, entries, [&](int64_t o) { return place(a, first + o, kWidth); });
 }
 
 void pack(const Problem& a, const Constants& c, void* packed) {
@@ -60,10 +54,10 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   std::memcpy(at, &stride, sizeof stride);
   at += kHeaderBytes;
   for (int64_t block = 0; block < blocks(a); ++block, at += stride) {
-    uint8_t* entry = at + counts_bytes(w);
+    uint8_t* entries = at + counts_bytes(w);
     for (int64_t step = 0; step < steps(w); ++step) {
-      at[step] = (uint8_t)pack_window(a, w, c, block, step, entry);
-      entry += at[step] * kVectors * kEntry;
+      at[step] = (uint8_t)pack_window(a, w, c, block, step, entries);
+      entries += at[step] * kVectors * kEntry;
     }
   }
 }
@@ -71,7 +65,7 @@ void pack(const Problem& a, const Constants& c, void* packed) {
 // A permute and a dot take 4/3 of a cycle together.
 double cycles(const Problem& a, double quads) {
   const Walk w = walk_of(a);
-  const double pixels = (double)a.n * a.p * a.q, per_pair = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 2.0 : 16.0;
+  const double pixels = (double)a.n * a.p * a.q, per_pair = kIsa == Isa::scalar ? 16.0 : 1.333;
   return (pixels * ceil_div(a.k, W) * (steps(w) * quads * per_pair + 6) + pixels * blocks(a) * steps(w)) / 0.9;
 }
 
@@ -102,7 +96,7 @@ void run(const Call& call, int64_t job) {
 
 double cost(const Problem& a, const Constants& c) {
   const Walk w = walk_of(a);
-  const double quads = c.m ? (double)most_quads(w, c) : kWindow / 4;
+  const double quads = c.m ? (double)ceil_div(most_per_window(w.length, kWindow, c.n, c.m), 4) : kWindow / 4;
   return cycles(a, quads) + 8.0 * a.k * steps(w) * quads / 8;
 }
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -43,7 +44,11 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One measured entrant."""
+    """One measured entrant.
+
+    of_best: (median, p10, p90) over the rounds of this entrant's time over that of the fastest other engine in the same
+    round, its turn being seconds away: what slows the machine down for longer leaves the ratio as it is. None without another.
+    """
 
     engine: str
     element: str
@@ -52,6 +57,7 @@ class Timing:
     p10_ms: float
     p90_ms: float
     runs: int
+    of_best: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def compare(
         tell("checking the outputs", 0.0)
         errors = _check(racing, inputs)
         times = _turns(racing, runs, tell)
-    return Comparison(tuple(_timing(e, t) for (e, _), t in zip(racing, times)), tuple(absent), tuple(errors))
+    return Comparison(timings([e for e, _ in racing], times), tuple(absent), tuple(errors))
 
 
 def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], isa: str | None) -> Worker:
@@ -169,6 +175,18 @@ def _turns(racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[
     return times
 
 
-def _timing(entrant: Entrant, ms: list[float]) -> Timing:
-    median, p10, p90 = (round(v, 4) for v in spread_ms(ms))
-    return Timing(entrant.engine, entrant.element, entrant.pattern, median, p10, p90, len(ms))
+def timings(entrants: Sequence[Entrant], times: Sequence[Sequence[float]]) -> tuple[Timing, ...]:
+    """times: milliseconds of every run of every entrant, TURN of them from each round."""
+    rounds = [[median(ms[i : i + TURN]) for i in range(0, len(ms), TURN)] for ms in times]
+    others = [i for i, e in enumerate(entrants) if e.engine != "jettison"]
+    best = rounds[min(others, key=lambda i: median(times[i]))] if others else None
+    rows = []
+    for entrant, ms, mine in zip(entrants, times, rounds):
+        ratio = spread_of([a / b for a, b in zip(mine, best)]) if best else None
+        rows.append(Timing(entrant.engine, entrant.element, entrant.pattern, *spread_of(ms), len(ms), ratio))
+    return tuple(rows)
+
+
+def spread_of(values: Sequence[float]) -> tuple[float, float, float]:
+    mid, p10, p90 = spread_ms(values)
+    return round(mid, 4), round(p10, 4), round(p90, 4)

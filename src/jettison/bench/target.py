@@ -84,8 +84,10 @@ def densified(graph: Graph) -> Graph:
 def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_classes: int | None = None) -> Graph:
     """The network `name` with random weights, one-shot pruned to `fmt`, and activations of ordinary size.
 
-    Convolutions have the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852); one pass over
-    random images sets the statistics of BatchNorm. Layers whose channels do not fit stay dense.
+    Weights of convolutions are Laplace-distributed with the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852).
+    As in trained networks the largest is many standard deviations from 0, and int8 scales follow it; of normally
+    distributed weights it is not. One pass over random images sets the statistics of BatchNorm. Layers whose channels do
+    not fit stay dense.
     Errors: InputError when it does not run on its images; those of the zoo, of pruning and of export.
     """
     try:
@@ -105,7 +107,9 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
     model = build(name, num_classes, image_size=h, in_channels=c)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            with torch.no_grad():
+                sign = torch.randint(0, 2, module.weight.shape) * 2.0 - 1
+                module.weight.exponential_().mul_(sign * module.weight[0].numel() ** -0.5)  # variance 2 / fan-in
     formats = {}
     if fmt != Dense():
         formats = sparsify_(model, fmt, ASP(retrain=False), remainder="dense").finish()

@@ -122,13 +122,17 @@ def _show(output: Output, result: Comparison, title: str) -> None:
             r.pattern,
             interval(r.median_ms, r.p10_ms, r.p90_ms),
             f"{ours / r.median_ms:.2f}×" if ours else "",
+            interval(*r.of_best) if r.of_best else "",
             f"{e:.0e}",
         )
         for r, e in zip(result.rows, result.errors)
     ]
-    columns = ("engine", "element", "pattern", ">median ms (p10 – p90)", ">vs our dense", ">error")
-    runs = result.rows[0].runs
-    output.table(title, columns, rows, f"{runs} runs each, in turns; error: largest difference to the reference over its largest output")
+    columns = ("engine", "element", "pattern", ">median ms (p10 – p90)", ">vs our dense", ">time / best other", ">error")
+    note = (
+        f"{result.rows[0].runs} runs each, in turns; time / best other: over the fastest other engine, round by round; "
+        "error: largest difference to the reference over its largest output"
+    )
+    output.table(title, columns, rows, note)
     for a in result.absent:
         output.say(f"{a.engine} ({a.element}, {a.pattern}) not measured: {a.reason}")
 
