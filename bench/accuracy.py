@@ -13,8 +13,9 @@ The queue lives in files, so it may be killed at any moment and started again wi
     runs/accuracy/NAME.safetensors, .json     a finished one: its plain weights, its numbers
     bench/results/accuracy_resnet20_cifar.json    the numbers of all finished runs, committed
 
-A run that the committed file holds is not repeated on another machine. Dense weights that are missing are trained again,
-and each sparse run notes which dense network it started from. Several processes may work at one queue: each run is locked.
+A run that the committed file holds is not repeated on another machine. The dense networks that sparse runs start from are
+committed too (bench/weights/); one that is missing is trained again. Each sparse run notes which one it started from.
+Several processes may work at one queue: each run is locked.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from jettison.training.data import DataSet, load
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "resnet20_cifar"
+KEPT = ROOT / "bench" / "weights"
 RESULT = ROOT / "bench" / "results" / f"accuracy_{MODEL}.json"
 PATTERNS = ("2:4", "1:4", "1:8", "1:16")
 SEEDS = {"2:4": (0,), "1:4": (0, 1, 2), "1:8": (0,), "1:16": (0, 1, 2)}
@@ -189,8 +191,10 @@ def start_of(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[st
     model = zoo.build(MODEL, num_classes=10)
     weights = args.weights
     if run.case != DENSE:
-        weights = args.state / f"dense-seed{run.seed}.safetensors"
-        with locked(weights.with_suffix(".lock"), wait=True):
+        weights = KEPT / f"{MODEL}-{args.epochs}-epochs" / f"dense-seed{run.seed}.safetensors"
+        if not weights.is_file():
+            weights = args.state / weights.name
+        with locked(args.state / f"dense-seed{run.seed}.lock", wait=True):
             if not weights.is_file():
                 train(Run(DENSE, DENSE, run.seed), data, args, made_by)
     zoo.load_weights(model, weights)

@@ -1,4 +1,4 @@
-"""What the examples segment, detect and translate share: train dense, from there on sparse with each method, print a table."""
+"""What the examples segment, detect, flow and translate share: train dense, from there on sparse with each method, print a table."""
 
 from __future__ import annotations
 

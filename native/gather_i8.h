@@ -20,6 +20,7 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 
 constexpr int64_t kEntry = 2 * kPairsBytes;
+constexpr int64_t kAhead = 2048;  // bytes: entries are fetched so early. The first tile meets them in the last cache or beyond
 constexpr int64_t kEntryHolds = kSaturates ? 2 : 4;  // at least as many weights of one output channel, whatever they are
 
 // Neighbours that fit. The largest weight goes with the smallest, which in most windows has the other sign; if even that
@@ -80,6 +81,7 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
       const i8p weight = load_pairs(entry + kPairsBytes);
       times<PB>([&](auto p) JT_FLAT { acc[p][o] = dot_pairs(acc[p][o], gather(entry, x[p]), weight); });
     });
+    if constexpr (kHeld) times<Vectors * kEntry / 64>([&](auto line) JT_FLAT { __builtin_prefetch(e + kAhead + line * 64); });
     e += Vectors * kEntry;
   } while (--q);
   return e;
