@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import GraphError, InputError
 from .graph import Graph, Op
+from .spec import WEIGHTED
 
 Arrays = list[np.ndarray]
 Attrs = Mapping[str, Any]
@@ -65,7 +66,7 @@ def _params(graph: Graph, op: Op) -> dict[str, np.ndarray]:
     """Constants by role; a weight decoded, or the parts of a layer that has none."""
     roles: dict[str, np.ndarray] = {}
     for role, name in op.params.items():
-        if role == "weight" and op.kind in ("conv", "linear"):
+        if role == "weight" and op.kind in WEIGHTED:
             roles |= {role: graph.weight(op)} if op.format.linear else graph.weight_parts(op)
         else:
             roles[role] = graph.constants[name]

@@ -6,6 +6,7 @@ A kernel matters if it takes at least `MATTERS` of the measured time (of the bou
 from __future__ import annotations
 
 from ..formats import NM
+from ..spec import WEIGHTED
 from .waterline import ARITHMETIC, Box, Waterline
 from .work import BYTES, Work
 
@@ -42,7 +43,7 @@ def _less_traffic(box: Box) -> str:
         return "mostly weights, so pruning, int8 or a larger batch helps"
     if box.work.parts:
         return "mostly the activations before and after its layers, which are fused already, so int8 helps"
-    if box.work.kind in ("conv", "linear"):
+    if box.work.kind in WEIGHTED:
         return "mostly activations, so fusing it with its neighbours or int8 helps, fewer multiply-adds do not"
     return "it only passes numbers on; fusing it into its neighbour or int8 helps"
 
@@ -53,7 +54,7 @@ def _better_kernel(box: Box) -> str:
     if work.parts:
         inside = f"; {shallow[0].name} sums only {_depth(shallow[0])} products for each output" if shallow else ""
         return f"its layers are fused already, so only better kernels or int8 help{inside}"
-    if work.kind not in ("conv", "linear"):
+    if work.kind not in WEIGHTED:
         return "little arithmetic on much data; fusing it into its neighbour helps more than a faster kernel"
     if shallow:
         return f"each output sums only {_depth(work)} products, so loads and stores outweigh them; fusing it with its neighbours helps"

@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from ..errors import DataError, PatternError
 from ..formats import Block
+from ..spec import WEIGHTED
 from .budget import Cost, Kept, M, average_pattern, show
 from .picture import check_picture, draw
 from .tables import Json, Output, byte_count, check_writable, interval
@@ -303,7 +304,7 @@ def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[
     with pinned(cpus):
         for label, graph in graphs.items():
             for t in Session(graph, threads=len(cpus)).profile(*random_inputs(graph, batch, seed=0)):
-                if t.kind in ("conv", "linear"):
+                if t.kind in WEIGHTED:
                     times.setdefault(t.name, {})[label] = t.median_ms
     shared = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}
     return dict(sorted(shared.items(), key=lambda item: -max(item[1].values())))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..spec import WEIGHTED
 from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
     from ..graph import Graph, Op
 
-WEIGHTED = ("conv", "linear")
 BRIEF = 300  # characters of a note
 
 

@@ -29,6 +29,7 @@ from ..export.passes.encode_weights import module_path
 from ..export.trace import examples, trace
 from ..formats import NM
 from ..graph import Graph, Op
+from ..spec import WEIGHTED
 from .select import Rule, Select, choose_layers
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
@@ -93,7 +94,7 @@ def movable(model: nn.Module, graph: Graph) -> list[Movable]:
     for op in graph.ops:
         module = owners[op.name]
         x, y = op.inputs[0], op.outputs[0]
-        if op.kind in ("conv", "linear") and op.attrs.get("groups", 1) == 1 and not classes.fixed(x):
+        if op.kind in WEIGHTED and op.attrs.get("groups", 1) == 1 and not classes.fixed(x):
             group = found.setdefault(classes.root(x), Movable(graph.tensors[x].shape[-1]))
             group.readers.setdefault(module_path(op), module)  # type: ignore[arg-type]
         if isinstance(module, (nn.Conv2d, nn.Linear, *NORMS)) and op.params and not classes.fixed(y):
@@ -114,7 +115,7 @@ def _tie(classes: _Classes, graph: Graph, op: Op, module: nn.Module | None) -> N
     tensors = (*op.inputs, *op.outputs)
     shapes = [graph.tensors[t].shape for t in tensors]
     same = [t for t, shape in zip(tensors, shapes) if shape[-1] == shapes[-1][-1]]
-    if op.kind in ("conv", "linear") and isinstance(module, nn.Conv2d | nn.Linear):
+    if op.kind in WEIGHTED and isinstance(module, nn.Conv2d | nn.Linear):
         groups = op.attrs.get("groups", 1)
         for axis, tensor in (("in", op.inputs[0]), ("out", op.outputs[0])):
             classes.join(tensor, f"{axis} of {id(module.weight)}")  # a weight used twice ties its uses

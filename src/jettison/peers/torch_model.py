@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graph import Graph, Op, TensorSpec
+from ..spec import WEIGHTED
 from .nchw import HELD, STORED, count_correction, counts_evenly, held_axis, natural_scale, weight_scale
 
 QUANTIZED = torch.ops.quantized_decomposed
@@ -65,7 +66,7 @@ class _Step(nn.Module):
 
 def _constants(graph: Graph, op: Op) -> dict[str, np.ndarray]:
     """Arrays by role; an int8 layer has its weights with `scale` and `zeros`, and a float32 bias."""
-    if op.kind not in ("conv", "linear"):
+    if op.kind not in WEIGHTED:
         return {role: graph.constants[name] for role, name in op.params.items() if role != "table"}
     weight = graph.weight(op)
     bias = graph.constants.get(op.params.get("bias", ""))

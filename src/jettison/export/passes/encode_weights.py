@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import FormatError
 from ...formats import Dense, Format
 from ...graph import Graph, Op
+from ...spec import WEIGHTED
 
 
 def encode_weights(graph: Graph, formats: Mapping[str, Format]) -> Graph:
@@ -17,7 +18,7 @@ def encode_weights(graph: Graph, formats: Mapping[str, Format]) -> Graph:
 
     Errors: FormatError on a name that is no layer, and on weights that do not satisfy the format.
     """
-    layers = {module_path(op) for op in graph.ops if "weight" in op.params and op.kind in ("conv", "linear")}
+    layers = {module_path(op) for op in graph.ops if "weight" in op.params and op.kind in WEIGHTED}
     unknown = sorted(set(formats) - layers)
     if unknown:
         raise FormatError(f"formats name {unknown}, but the network's conv and linear layers are: {', '.join(sorted(layers))}")
@@ -34,7 +35,7 @@ def module_path(op: Op) -> str:
 
 
 def _encoded(graph: Graph, op: Op, fmt: Format, constants: dict[str, np.ndarray]) -> Op:
-    if op.kind not in ("conv", "linear") or isinstance(fmt, Dense):
+    if op.kind not in WEIGHTED or isinstance(fmt, Dense):
         return op
     base = op.params["weight"]
     constants.update({f"{base}.{part}": array for part, array in fmt.encode(graph.weight(op), op.name).items()})

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...graph import Graph, Op
+from ...spec import WEIGHTED
 from .rewrite import Constants, fuse_pairs, rebuilt, with_params
 
 
@@ -22,12 +23,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def _fold(graph: Graph, op: Op, reader: Op, i: int, constants: Constants) -> Op | None:
-    if reader.kind == "affine" and op.kind in ("conv", "linear") and op.attrs["act"] == "none" and len(op.inputs) == 1:
+    if reader.kind == "affine" and op.kind in WEIGHTED and op.attrs["act"] == "none" and len(op.inputs) == 1:
         return _after(op, reader, constants)
     if op.kind == "affine" and op.attrs["act"] == "none" and i == 0:
         if reader.kind == "affine":
             return _merged(op, reader, constants)
-        if reader.kind in ("conv", "linear"):
+        if reader.kind in WEIGHTED:
             return _before(graph, op, reader, constants)
     return None
 

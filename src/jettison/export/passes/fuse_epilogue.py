@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...graph import Graph, Op
-from ...spec import KINDS
+from ...spec import KINDS, WEIGHTED
 from .rewrite import Constants, fuse_pairs
 
 
@@ -22,7 +22,7 @@ def _fuse(graph: Graph, op: Op, reader: Op, i: int, constants: Constants) -> Op 
         return None
     if reader.kind == "act":
         return replace(op, outputs=reader.outputs, attrs={**op.attrs, "act": reader.attrs["act"], "alpha": reader.attrs["alpha"]})
-    if reader.kind == "add" and op.kind in ("conv", "linear") and len(op.inputs) == 1:
+    if reader.kind == "add" and op.kind in WEIGHTED and len(op.inputs) == 1:
         residual = reader.inputs[1 - i]
         if graph.tensors[residual].shape != graph.tensors[op.outputs[0]].shape or residual == op.outputs[0]:
             return None
