@@ -71,8 +71,15 @@ def _cores() -> list[int]:
 
 def _processor() -> str:
     text = _read(Path("/proc/cpuinfo")) or ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    name, family, model = (_line(text, key) for key in ("model name", "cpu family", "model"))
+    if not name:
+        return platform.processor() or platform.machine()
+    return f"{name} (family {family}, model {model})" if family and model else name  # a virtual machine may only say "AMD EPYC"
+
+
+def _line(text: str, key: str) -> str | None:
+    found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else None
 
 
 def _isas() -> list[str]:
