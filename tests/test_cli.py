@@ -232,7 +232,7 @@ def test_bench_writes_the_promised_json(call, saved, tmp_path):
     result = call("bench", saved, "--runs", 2, "--threads", 1, "--batch", 3, "--json", tmp_path / "b.json")
     assert result.code == 0, result.err
     data = json.loads((tmp_path / "b.json").read_text())
-    keys = {"engine", "element", "pattern", "median_ms", "p10_ms", "p90_ms", "runs"}
+    keys = {"engine", "element", "pattern", "median_ms", "p10_ms", "p90_ms", "runs", "of_best"}
     assert [set(row) for row in data["rows"]] == [keys, keys]
     assert [(r["engine"], r["element"], r["pattern"], r["runs"]) for r in data["rows"]] == [
         ("jettison", "f32", "dense", 2),
