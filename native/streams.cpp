@@ -24,7 +24,6 @@ JT_INLINE void fresh(T& v) {
 }
 #if defined(JETTISON_AVX2)
 JT_INLINE void fresh(u8q& v) { __asm__ volatile("" : JT_REGISTER(v.even), JT_REGISTER(v.odd)); }
-JT_INLINE void fresh(i8q& v) { __asm__ volatile("" : JT_REGISTER(v.even), JT_REGISTER(v.odd)); }
 #elif !defined(JETTISON_AVX512)
 JT_INLINE void fresh(u8q& v) { __asm__ volatile("" : "+m"(v)); }
 JT_INLINE void fresh(i8q& v) { __asm__ volatile("" : "+m"(v)); }
