@@ -97,11 +97,12 @@ JT_INLINE void for_units(const Call& call, const Units& u, Piece at, const T* im
   const int64_t begin = at.blocks.begin * kJobWidth / u.width, end = min64(call.problem->k, at.blocks.end * kJobWidth) / u.width;
   const int64_t each = group_of(u);
   at.blocks = {0, ceil_div(end - begin, each)};
-  for_tiles<T, kTilePixels<T>>(call, tap_by_tap(*call.problem), at, image, padding,
-                               [&](int64_t group, auto count, int64_t pixel, const T* const* table) {
-                                 const int64_t first = begin + group * each;
-                                 for (int64_t i = first; i < min64(first + each, end); ++i) f(i, count, pixel, table);
-                               });
+  for_tiles<T, kTilePixels<T>>(
+      call, tap_by_tap(*call.problem), at, image, padding, [](int64_t group) { return group; },
+      [&](int64_t group, auto count, int64_t pixel, const T* const* table) {
+        const int64_t first = begin + group * each;
+        for (int64_t i = first; i < min64(first + each, end); ++i) f(i, count, pixel, table);
+      });
 }
 
 // Packs the kept blocks of one unit in the order of their columns; blocks that fall into one window share its entries.

@@ -170,9 +170,10 @@ struct Finder {
   }
 };
 
-// f(block, Count<PB>(), pixel, table) for every block and tile of a job. image: of the piece. padding: one pixel.
-template <class T, int Most, class F>
-JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const F& f) {
+// f(block_at(i), Count<PB>(), pixel, table) for every block i and tile of a job. image: of the piece. padding: one pixel.
+template <class T, int Most, class BlockAt, class F>
+JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const T* image, const T* padding, const BlockAt& block_at,
+                         const F& f) {
   const Problem& a = *call.problem;
   const int64_t tiles = at.tiles.end - at.tiles.begin, stride = w.stops * Most;
   const int64_t groups = ceil_div(tiles, group_tiles<T, Most>(a));
@@ -187,9 +188,10 @@ JT_INLINE void for_tiles(const Call& call, const Walk& w, const Piece& at, const
     for (int64_t i = 0; i <= count; ++i) first[i] = part(a.p * a.q, at.image_tiles, at.tiles.begin + some.begin + i);
     for (int64_t i = 0; i < count; ++i)
       finder.find(first[i], first[i + 1] - first[i], table + i * stride, copies + i * stride * row_bytes<T>(w));
-    for (int64_t block = at.blocks.begin; block < at.blocks.end; ++block)
-      for (int64_t i = 0; i < count; ++i)
-        with_count<Most>(first[i + 1] - first[i], [&](auto n) { f(block, n, first[i], table + i * stride); });
+    for (int64_t block = at.blocks.begin; block < at.blocks.end; ++block) {
+      const auto b = block_at(block);
+      for (int64_t i = 0; i < count; ++i) with_count<Most>(first[i + 1] - first[i], [&](auto n) { f(b, n, first[i], table + i * stride); });
+    }
   }
 }
 

@@ -83,6 +83,7 @@ struct BlockI8 {
   const uint8_t *weights, *counts;
   void* out;  // u8 or float
   int64_t width;
+  int64_t windows, channel;  // of a gather, at each stop: how many, and the input where the first one begins
 };
 
 JT_INLINE BlockI8 block_of(const Call& call, const Head& h, int64_t image, int64_t block, int64_t block_width) {
@@ -116,6 +117,7 @@ template <bool Residual, bool Full, int PB, int OB>
 JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
   const EpilogueI8 end = epilogue;  // a copy: bytes that are stored might lie anywhere, for all that the compiler knows
   const int64_t k = a.k;
+  const float* multipliers = b.multiplier;
   uint8_t* out = (uint8_t*)b.out + pixel * k;
   const uint8_t* residual = Residual ? b.residual + pixel * k : nullptr;
   const int64_t width = Full ? OB * W : b.width;
@@ -127,7 +129,7 @@ JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const Blo
       i32v q[4];
       times<4>([&](auto i) JT_FLAT {
         constexpr int o = decltype(i)::value % OB, at = decltype(i)::value < OB ? p : next;
-        f32v t = mul(to_float(acc[at][o]), load(b.multiplier + o * W));
+        f32v t = mul(to_float(acc[at][o]), load(multipliers + o * W));
         if constexpr (Residual) t = add(t, mul(centred_of<OB>(residual + at * k, o, end.residual_shift), end.ratio));
         q[i] = round_below(t);
       });
@@ -139,7 +141,7 @@ JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const Blo
   }
 #endif
   times<OB>([&](auto o) JT_FLAT {
-    const f32v multiplier = load(b.multiplier + o * W);
+    const f32v multiplier = load(multipliers + o * W);
     times<PB>([&](auto p) JT_FLAT {
       const int64_t at = p * k + o * W;
       f32v t = mul(to_float(acc[p][o]), multiplier);

@@ -72,14 +72,14 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
   window_t x[PB];
   if constexpr (kHeld) times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
   do {
-    if constexpr (!kHeld) {
-      __asm__("" : "+r"(at));  // loads them for every entry
-      times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
-    }
+    if constexpr (!kHeld) __asm__("" : "+r"(at));  // loads them for every entry
     times<OB>([&](auto o) JT_FLAT {
       const uint8_t* entry = e + o * kEntry;
       const i8p weight = load_pairs(entry + kPairsBytes);
-      times<PB>([&](auto p) JT_FLAT { acc[p][o] = dot_pairs(acc[p][o], gather(entry, x[p]), weight); });
+      times<PB>([&](auto p) JT_FLAT {
+        if constexpr (!kHeld) x[p] = load_window(table[p] + at);
+        acc[p][o] = dot_pairs(acc[p][o], gather(entry, x[p]), weight);
+      });
     });
     if constexpr (kHeld) times<Vectors * kEntry / 64>([&](auto line) JT_FLAT { __builtin_prefetch(e + kAhead + line * 64); });
     e += Vectors * kEntry;
@@ -87,16 +87,16 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
   return e;
 }
 
-// PB pixels × OB vectors of the block's `Vectors`; `windows` at each stop, from input `channel` on.
+// PB pixels × OB vectors of the block's `Vectors`.
 // The loops need no test before their first round: it would cost a copy of all sums.
 template <int Vectors, int Most, int PB, int OB>
-JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, int64_t stops, int64_t windows, int64_t channel,
-                           int64_t pixel, const uint8_t* const* table) {
+JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, int64_t stops, int64_t pixel,
+                           const uint8_t* const* table) {
   i32v acc[PB][OB];
   start(b.bias, acc);
   const uint8_t *e = b.weights, *counts = b.counts;
+  const int64_t channel = b.channel, past = channel + b.windows * kWindow;
   do {
-    const int64_t past = channel + windows * kWindow;
     int64_t i = channel;
     do e = gather_window<Vectors, PB, OB>(acc, table, i, e, *counts++);
     while ((i += kWindow) != past);

@@ -104,7 +104,7 @@ void run_blocks(const Call& call, const Piece& at) {
   const float* bias = zeros + zeros_floats(a);
   const float* image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
   const int64_t image_out = at.image * a.p * a.q * a.k;
-  for_tiles<float, kMost>(call, w, at, image, zeros, [&](int64_t block, auto count, int64_t pixel, const float* const* table) {
+  const auto block_at = [&](int64_t block) {
     const int64_t first = block * Vectors * W;
     Block b;
     b.bias = bias + first;
@@ -113,6 +113,9 @@ void run_blocks(const Call& call, const Piece& at) {
     b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
     b.width = min64(Vectors * W, a.k - first);
     b.stride = Vectors * W;
+    return b;
+  };
+  for_tiles<float, kMost>(call, w, at, image, zeros, block_at, [&](const Block& b, auto count, int64_t pixel, const float* const* table) {
     with_count<Vectors>(ceil_div(b.width, W),
                         [&](auto n) { tile<decltype(count)::value, decltype(n)::value>(a, b, w, kMost, pixel, table); });
   });

@@ -160,14 +160,17 @@ void run(const Call& call, int64_t job) {
   const Walk w = walk_of(a);
   const Head h = head(a, kWidth);
   const EpilogueI8 end = epilogue_i8(a);
-  for_tiles<uint8_t, kPixels>(call, w, at, image_i8(call, at.image), (const uint8_t*)call.packed,
-                              [&](int64_t block, auto count, int64_t pixel, const uint8_t* const* table) {
-                                constexpr int PB = decltype(count)::value;
-                                BlockI8 b = block_of(call, h, at.image, block, kWidth);
-                                b.counts = (const uint8_t*)call.packed + h.bytes + block * block_bytes(w);
-                                b.weights = b.counts + list_bytes(w);
-                                with_count<kVectors>(vectors_of(a, block, kWidth), [&](auto n) {
-                                  tile<PB, decltype(n)::value>(a, end, b, w.stops, steps(w), pixel, table);
+  const auto block_at = [&](int64_t block) {
+    BlockI8 b = block_of(call, h, at.image, block, kWidth);
+    b.counts = (const uint8_t*)call.packed + h.bytes + block * block_bytes(w);
+    b.weights = b.counts + list_bytes(w);
+    return b;
+  };
+  const int64_t per_stop = steps(w);
+  for_tiles<uint8_t, kPixels>(call, w, at, image_i8(call, at.image), (const uint8_t*)call.packed, block_at,
+                              [&](const BlockI8& b, auto count, int64_t pixel, const uint8_t* const* table) {
+                                with_count<kVectors>(ceil_div(b.width, W), [&](auto n) {
+                                  tile<decltype(count)::value, decltype(n)::value>(a, end, b, w.stops, per_stop, pixel, table);
                                 });
                               });
 }

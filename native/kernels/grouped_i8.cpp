@@ -123,13 +123,18 @@ void run(const Call& call, int64_t job) {
   const Head h = head(a, W);
   const EpilogueI8 end = epilogue_i8(a);
   const uint8_t* packed = (const uint8_t*)call.packed;
-  for_tiles<uint8_t, kPixels>(call, walk_of(a), at, image_i8(call, at.image), packed,
-                              [&](int64_t block, auto count, int64_t pixel, const uint8_t* const* table) {
-                                const Part& p = ((const Part*)(packed + parts_at(a)))[block];
-                                BlockI8 b = block_of(call, h, at.image, block, W);
-                                b.counts = packed + p.counts;
-                                b.weights = packed + p.entries;
-                                gather_tile<1, kPixels, decltype(count)::value, 1>(a, end, b, taps(a), p.windows, p.channel, pixel, table);
+  const auto block_at = [&](int64_t block) {
+    const Part& p = ((const Part*)(packed + parts_at(a)))[block];
+    BlockI8 b = block_of(call, h, at.image, block, W);
+    b.counts = packed + p.counts;
+    b.weights = packed + p.entries;
+    b.windows = p.windows;
+    b.channel = p.channel;
+    return b;
+  };
+  for_tiles<uint8_t, kPixels>(call, walk_of(a), at, image_i8(call, at.image), packed, block_at,
+                              [&](const BlockI8& b, auto count, int64_t pixel, const uint8_t* const* table) {
+                                gather_tile<1, kPixels, decltype(count)::value, 1>(a, end, b, taps(a), pixel, table);
                               });
 }
 

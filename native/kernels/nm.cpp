@@ -124,19 +124,23 @@ void run(const Call& call, int64_t job) {
   const uint8_t* bias = zeros + zeros_bytes(a);
   const int64_t image_out = at.image * a.p * a.q * a.k;
   const float* image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
-  for_tiles<float, kPixels>(call, w, at, image, (const float*)zeros,
-                            [&](int64_t block, auto count, int64_t pixel, const float* const* table) {
+  const auto block_at = [&](int64_t block) {
+    const int64_t first = block * kWidth;
+    Block b;
+    b.bias = (const float*)bias + first;
+    b.counts = bias + bias_bytes(a) + block * stride;
+    b.entries = b.counts + counts_bytes(a);
+    b.out = (float*)call.out + image_out + first;
+    b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
+    b.width = min64(kWidth, a.k - first);
+    return b;
+  };
+  const int64_t per_stop = windows(a);
+  for_tiles<float, kPixels>(call, w, at, image, (const float*)zeros, block_at,
+                            [&](const Block& b, auto count, int64_t pixel, const float* const* table) {
                               constexpr int PB = decltype(count)::value;
-                              const int64_t first = block * kWidth;
-                              Block b;
-                              b.bias = (const float*)bias + first;
-                              b.counts = bias + bias_bytes(a) + block * stride;
-                              b.entries = b.counts + counts_bytes(a);
-                              b.out = (float*)call.out + image_out + first;
-                              b.residual = a.residual ? (const float*)call.in[1] + image_out + first : nullptr;
-                              b.width = min64(kWidth, a.k - first);
-                              if (b.width <= W) tile<PB, 1>(a, b, w.stops, windows(a), pixel, table);
-                              else tile<PB, kVectors>(a, b, w.stops, windows(a), pixel, table);
+                              if (b.width <= W) tile<PB, 1>(a, b, w.stops, per_stop, pixel, table);
+                              else tile<PB, kVectors>(a, b, w.stops, per_stop, pixel, table);
                             });
 }
 

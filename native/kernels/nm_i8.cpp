@@ -83,14 +83,18 @@ void run(const Call& call, int64_t job) {
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
   int64_t stride;
   std::memcpy(&stride, packed, sizeof stride);
-  for_tiles<uint8_t, kPixels>(call, w, at, image_i8(call, at.image), (const uint8_t*)call.packed,
-                              [&](int64_t block, auto count, int64_t pixel, const uint8_t* const* table) {
+  const auto block_at = [&](int64_t block) {
+    BlockI8 b = block_of(call, h, at.image, block, kWidth);
+    b.counts = packed + kHeaderBytes + block * stride;
+    b.weights = b.counts + counts_bytes(w);
+    b.windows = windows(w);
+    return b;
+  };
+  for_tiles<uint8_t, kPixels>(call, w, at, image_i8(call, at.image), (const uint8_t*)call.packed, block_at,
+                              [&](const BlockI8& b, auto count, int64_t pixel, const uint8_t* const* table) {
                                 constexpr int PB = decltype(count)::value;
-                                BlockI8 b = block_of(call, h, at.image, block, kWidth);
-                                b.counts = packed + kHeaderBytes + block * stride;
-                                b.weights = b.counts + counts_bytes(w);
-                                if (b.width <= W) gather_tile<kVectors, kPixels, PB, 1>(a, end, b, w.stops, windows(w), 0, pixel, table);
-                                else gather_tile<kVectors, kPixels, PB, kVectors>(a, end, b, w.stops, windows(w), 0, pixel, table);
+                                if (b.width <= W) gather_tile<kVectors, kPixels, PB, 1>(a, end, b, w.stops, pixel, table);
+                                else gather_tile<kVectors, kPixels, PB, kVectors>(a, end, b, w.stops, pixel, table);
                               });
 }
 
