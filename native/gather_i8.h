@@ -8,13 +8,13 @@
 // Index and weights, an entry, are loaded once for all PB pixels of a tile. Neighbours of the four must fit (pair_fits):
 // any two of the window's weights may be neighbours, so on AVX2 a large one gets a small one, or one of the other sign.
 //
-// What does not fit takes an entry more. (Entries of two 16-bit weights instead, always exact, were no faster; nor was one flat
-// list of entries for a stop.)
+// What does not fit takes an entry more. (Entries of two 16-bit weights instead, always exact, were no faster.)
 //
 //   of a block: counts (stops·windows, one byte each: entries of W outputs) | per window, count, vector: indices, weights
+//   AVX2:       a list of steps, one for an entry (steps_i8.h)
 #pragma once
-#include "conv_i8.h"
 #include "kept.h"
+#include "steps_i8.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -92,6 +92,7 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
 template <int Vectors, int Most, int PB, int OB>
 JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, int64_t stops, int64_t pixel,
                            const uint8_t* const* table) {
+  if constexpr (kSaturates) return listed_tile<true, Most, PB>(a, end, b, stops, pixel, table);
   i32v acc[PB][OB];
   start(b.bias, acc);
   const uint8_t *e = b.weights, *counts = b.counts;
@@ -103,6 +104,28 @@ JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI
     table += Most;
   } while (--stops);
   finish_i8<PB, OB>(a, end, b, acc, pixel);
+}
+
+// Bytes of what says how entries go through stops and windows: counts, or on AVX2 a list. entries: of all stops, at most.
+JT_INLINE int64_t guide_bytes(int64_t stops, int64_t windows, int64_t entries) {
+  return kSaturates ? list_bytes(stops, entries) : align64(stops * windows);
+}
+
+// Writes guide and entries of one block. put(stop, window, to): writes the entries of a window, returns how many.
+// most: entries of a stop. channel: input where the first window begins.
+template <class Put>
+void put_windows(int64_t stops, int64_t windows, int64_t channel, int64_t vectors, int64_t most, uint8_t* guide, uint8_t* entries,
+                 const Put& put) {
+  if (kSaturates) {
+    StepList<true> to(stops, most, guide, entries);
+    for (int64_t stop = 0; stop < stops; ++stop, to.end_stop())
+      for (int64_t i = 0; i < windows; ++i) to.add(channel + i * kWindow, put(stop, i, to.entry()));
+    return;
+  }
+  for (int64_t step = 0; step < stops * windows; ++step) {
+    guide[step] = (uint8_t)put(step / windows, step % windows, entries);
+    entries += guide[step] * vectors * kEntry;
+  }
 }
 
 }  // namespace JETTISON_ISA_NAME

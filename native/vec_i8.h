@@ -44,6 +44,11 @@ JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
 }
 using u8p = u8q;
 using i8p = i8q;
+JT_INLINE u8p broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return _mm512_set1_epi32(x);
+}
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
 JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
@@ -100,6 +105,18 @@ JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) {
   __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums));  // add: GCC would copy every sum in every round of a loop
   return acc;
 }
+// For two steps that fit together.
+JT_INLINE i32v dot_two_pairs(i32v acc, u8p x0, i8p w0, u8p x1, i8p w1) {
+  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w0), _mm256_maddubs_epi16(x1, w1));
+  const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums));
+  return acc;
+}
+JT_INLINE u8p broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return _mm256_set1_epi32(x);
+}
 JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index)); }
 using u8v = __m256i;
 JT_INLINE u8v load_bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
@@ -154,6 +171,11 @@ JT_INLINE window_t load_window(const uint8_t* p) {
 }
 using u8p = u8q;
 using i8p = i8q;
+JT_INLINE u8p broadcast_quad(const uint8_t* p) {
+  u8p o;
+  for (int i = 0; i < 16; ++i) o.v[i] = p[i % 4];
+  return o;
+}
 JT_INLINE u8p gather(const uint8_t* index, window_t v) {
   u8q o;
   for (int i = 0; i < 16; ++i) o.v[i] = v.v[index[i]];
@@ -174,6 +196,7 @@ JT_INLINE u8v max_bytes(u8v a, u8v b) { return a > b ? a : b; }
 #if !defined(JETTISON_AVX2)  // nothing saturates
 JT_INLINE i8p load_pairs(const void* p) { return load_quad(p); }
 JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) { return dot(acc, x, w); }
+JT_INLINE i32v dot_two_pairs(i32v acc, u8p x0, i8p w0, u8p x1, i8p w1) { return dot(dot(acc, x0, w0), x1, w1); }
 #endif
 
 constexpr bool kSaturates = kIsa == Isa::avx2;
@@ -181,10 +204,13 @@ constexpr int kPairsBytes = 4 * W;  // packed bytes of one i8p, and of the indic
 
 JT_INLINE void put_pairs(void* to, int lane, int j, int8_t w) { ((int8_t*)to)[lane * 4 + j] = w; }
 
+// Weights of one sign whose products with u8 add up inside 16 bits: 255·128 < 2^15.
+constexpr int kMostWeight = 128;
+
 // Whether x·w0 + y·w1 stays exact in dot_pairs for all u8 x and y.
 JT_INLINE bool pair_fits(int w0, int w1) {
   const int high = (w0 > 0 ? w0 : 0) + (w1 > 0 ? w1 : 0), low = (w0 < 0 ? w0 : 0) + (w1 < 0 ? w1 : 0);
-  return !kSaturates || (255 * high <= INT16_MAX && 255 * low >= INT16_MIN);
+  return !kSaturates || (high <= kMostWeight && low >= -kMostWeight);
 }
 
 #if !defined(JETTISON_AVX512)  // without masks

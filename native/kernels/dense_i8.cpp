@@ -4,12 +4,12 @@
 // pixel and multiplies them with four weights of each output channel.
 //
 //   AVX-512   vpdpbusd
-//   AVX2      vpmaddubsw, which saturates when two weights, neighbours and of one sign, are large together. Such a pair is
-//             spread over two steps that take the same inputs, so steps are a list: where their inputs are, and weights
+//   AVX2      vpmaddubsw, on lists of steps (steps_i8.h). Two weights, neighbours and of one sign, that are too large together
+//             are spread over two steps that take the same inputs
 //
 //   packed: head | per block: [stop][step][vectors of weights], inputs past the last weigh 0
-//   AVX2:   head | per block: steps of each stop, int32 | inputs of each step, int32 | vectors of weights
-#include "../conv_i8.h"
+//   AVX2:   head | per block: list | entries
+#include "../steps_i8.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -17,31 +17,15 @@ namespace {
 
 constexpr int kStep = 4;  // inputs
 constexpr bool kListed = kSaturates;
-constexpr int kVectors = kRegisters == 32 ? 4 : kListed ? 2 : 1;
-constexpr int kPixels = kListed ? 5 : kIsa == Isa::scalar ? 4 : 6;
+constexpr int kVectors = kRegisters == 32 ? 4 : 1;
+constexpr int kPixels = kListed ? 8 : kIsa == Isa::scalar ? 4 : 6;
 constexpr int64_t kWidth = kVectors * W;
-
-JT_INLINE u8p broadcast(const uint8_t* p) {
-#if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
-  int32_t x;
-  std::memcpy(&x, p, 4);
-#if defined(JETTISON_AVX512)
-  return _mm512_set1_epi32(x);
-#else
-  return _mm256_set1_epi32(x);
-#endif
-#else
-  u8p o;
-  for (int i = 0; i < 16; ++i) o.v[i] = p[i % 4];
-  return o;
-#endif
-}
 
 Walk walk_of(const Problem& a) { return walk<uint8_t>(a, 32); }
 int64_t steps(const Walk& w) { return ceil_div(w.length, kStep); }
 int64_t most_steps(const Walk& w) { return w.stops * steps(w) * (kListed ? 2 : 1); }
-int64_t list_bytes(const Walk& w) { return kListed ? align64((w.stops + most_steps(w)) * (int64_t)sizeof(int32_t)) : 0; }
-int64_t block_bytes(const Walk& w) { return list_bytes(w) + align64(most_steps(w) * kVectors * kPairsBytes); }
+int64_t guide_bytes(const Walk& w) { return kListed ? list_bytes(w.stops, most_steps(w)) : 0; }
+int64_t block_bytes(const Walk& w) { return guide_bytes(w) + align64(most_steps(w) * kVectors * kPairsBytes); }
 
 bool accepts(const Problem& a, const Constants& c) { return a.groups == 1 && c.find("weight") && has_head(c); }
 
@@ -86,33 +70,39 @@ Step step_of(const Problem& a, const Walk& w, const int8_t* weight, int64_t bloc
   return s;
 }
 
+void pack_list(const Problem& a, const Walk& w, const int8_t* weight, int64_t block, uint8_t* list, uint8_t* weights) {
+  StepList<false> to(w.stops, 2 * steps(w), list, weights);
+  for (int64_t stop = 0; stop < w.stops; ++stop, to.end_stop())
+    for (int64_t i = 0; i < w.length; i += kStep) {
+      Step step = step_of(a, w, weight, block, stop, i), more;
+      const bool two = split(&step, &more);
+      put_step(step, to.entry());
+      to.add(i);
+      if (!two) continue;
+      put_step(more, to.entry());
+      to.add(i);
+    }
+}
+
 void pack(const Problem& a, const Constants& c, void* packed) {
   const Head h = head(a, kWidth);
   const Walk w = walk_of(a);
+  const int8_t* weight = (const int8_t*)c.find("weight");
   pack_head(a, c, h, kWidth, (uint8_t*)packed);
   uint8_t* at = (uint8_t*)packed + h.bytes;
   for (int64_t block = 0; block < h.width / kWidth; ++block, at += block_bytes(w)) {
-    int32_t *counts = (int32_t*)at, *inputs = counts + w.stops;
-    uint8_t* weights = at + list_bytes(w);
-    for (int64_t stop = 0; stop < w.stops; ++stop) {
-      int32_t count = 0;
-      for (int64_t i = 0; i < w.length; i += kStep) {
-        Step step = step_of(a, w, (const int8_t*)c.find("weight"), block, stop, i), more;
-        const bool two = kListed && split(&step, &more);
-        weights = put_step(step, weights);
-        if (two) weights = put_step(more, weights);
-        if (kListed) inputs[count] = inputs[count + two] = (int32_t)i;
-        count += 1 + two;
-      }
-      if (kListed) counts[stop] = count, inputs += count;
-    }
+    uint8_t* weights = at + guide_bytes(w);
+    if (kListed) pack_list(a, w, weight, block, at, weights);
+    else
+      for (int64_t stop = 0; stop < w.stops; ++stop)
+        for (int64_t i = 0; i < w.length; i += kStep) weights = put_step(step_of(a, w, weight, block, stop, i), weights);
   }
 }
 
-// A step takes a cycle: on AVX2 two multiplications, and one step in five is a second one.
+// A step takes a cycle: on AVX2 two multiplications, less for doubles, more for pairs that do not fit.
 double cycles(const Problem& a) {
   const Walk w = walk_of(a);
-  const double per_step = kIsa == Isa::scalar ? 8.0 : kListed ? 1.2 : 1.0;
+  const double per_step = kIsa == Isa::scalar ? 8.0 : 1.0;
   return (double)a.n * a.p * a.q * ceil_div(a.k, W) * (w.stops * steps(w) * per_step / 0.9 + 6);
 }
 
@@ -124,10 +114,10 @@ int64_t workspace_bytes(const Problem& a) { return table_bytes<uint8_t, kPixels>
 template <int PB, int OB>
 JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, int64_t stops, int64_t steps, int64_t pixel,
                     const uint8_t* const* table) {
+  if constexpr (kListed) return listed_tile<false, kPixels, PB>(a, end, b, stops, pixel, table);
   i32v acc[PB][OB];
   start(b.bias, acc);
   const uint8_t* w = b.weights;
-  const int32_t *counts = (const int32_t*)b.counts, *inputs = counts + stops;
   do {
     const uint8_t* in[PB];
     times<PB>([&](auto p) JT_FLAT { in[p] = table[p]; });
@@ -135,20 +125,14 @@ JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, i
       i8p weights[OB];
       times<OB>([&](auto o) JT_FLAT { weights[o] = load_pairs(w + o * kPairsBytes); });
       times<PB>([&](auto p) JT_FLAT {
-        const u8p x = broadcast(in[p] + i);
+        const u8p x = broadcast_quad(in[p] + i);
         times<OB>([&](auto o) JT_FLAT { acc[p][o] = dot_pairs(acc[p][o], x, weights[o]); });
       });
       w += kVectors * kPairsBytes;
     };
-    if constexpr (kListed) {
-      const int32_t* last = inputs + *counts++;
-      do step(*inputs);
-      while (++inputs != last);
-    } else {
-      int64_t i = 0;
-      if (steps % 2) step(0), i = kStep;
-      while (i != kStep * steps) step(i), step(i + kStep), i += 2 * kStep;
-    }
+    int64_t i = 0;
+    if (steps % 2) step(0), i = kStep;
+    while (i != kStep * steps) step(i), step(i + kStep), i += 2 * kStep;
     table += kPixels;
   } while (--stops);
   finish_i8<PB, OB>(a, end, b, acc, pixel);
@@ -163,7 +147,7 @@ void run(const Call& call, int64_t job) {
   const auto block_at = [&](int64_t block) {
     BlockI8 b = block_of(call, h, at.image, block, kWidth);
     b.counts = (const uint8_t*)call.packed + h.bytes + block * block_bytes(w);
-    b.weights = b.counts + list_bytes(w);
+    b.weights = b.counts + guide_bytes(w);
     return b;
   };
   const int64_t per_stop = steps(w);

@@ -62,8 +62,9 @@ int64_t lay_out(const Problem& a, int64_t i, int64_t at, Part* p) {
   p->channel = first_input(a, i * W);
   p->windows = windows(a, i);
   p->counts = at;
-  p->entries = at + align64(taps(a) * p->windows);
-  return p->entries + taps(a) * entries_of(a, i, kEntryHolds) * kEntry;
+  const int64_t most = taps(a) * entries_of(a, i, kEntryHolds);
+  p->entries = at + guide_bytes(taps(a), p->windows, most);
+  return p->entries + most * kEntry;
 }
 
 int64_t parts_at(const Problem& a) { return head(a, W).bytes; }
@@ -76,20 +77,16 @@ int64_t packed_bytes(const Problem& a, const Constants&) {
   return at;
 }
 
-void pack_block(const Problem& a, int64_t block, const Part& p, const int8_t* weight, uint8_t* packed) {
+// The entries of one window; returns their count.
+int64_t pack_window(const Problem& a, int64_t block, int64_t channel, const int8_t* weight, int64_t tap, int64_t window, uint8_t* entries) {
   const int64_t cg = group_inputs(a), first = block * W, outputs = end_of(a, block) - first;
-  uint8_t *entries = packed + p.entries, *counts = packed + p.counts;
-  for (int64_t tap = 0; tap < taps(a); ++tap)
-    for (int64_t i = 0; i < p.windows; ++i, ++counts) {
-      KeptList<int8_t> kept[W];
-      for (int64_t o = 0; o < outputs; ++o) {
-        const Range r = wanted(a, block, i, first + o);
-        const int8_t* from = weight + ((first + o) * taps(a) + tap) * cg - first_input(a, first + o);
-        for (int64_t channel = r.begin; channel < r.end; ++channel) kept[o].add(channel - p.channel - i * kWindow, from[channel]);
-      }
-      *counts = (uint8_t)put_window(kept, outputs, 1, entries, [](int64_t o) { return Place{0, 0, o}; });
-      entries += *counts * kEntry;
-    }
+  KeptList<int8_t> kept[W];
+  for (int64_t o = 0; o < outputs; ++o) {
+    const Range r = wanted(a, block, window, first + o);
+    const int8_t* from = weight + ((first + o) * taps(a) + tap) * cg - first_input(a, first + o);
+    for (int64_t i = r.begin; i < r.end; ++i) kept[o].add(i - channel - window * kWindow, from[i]);
+  }
+  return put_window(kept, outputs, 1, entries, [](int64_t o) { return Place{0, 0, o}; });
 }
 
 void pack(const Problem& a, const Constants& c, void* packed) {
@@ -99,7 +96,10 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   for (int64_t i = 0; i < blocks(a); ++i) {
     Part* p = (Part*)((uint8_t*)packed + parts_at(a)) + i;
     at = lay_out(a, i, at, p);
-    pack_block(a, i, *p, (const int8_t*)c.find("weight"), (uint8_t*)packed);
+    put_windows(taps(a), p->windows, p->channel, 1, entries_of(a, i, kEntryHolds), (uint8_t*)packed + p->counts,
+                (uint8_t*)packed + p->entries, [&](int64_t tap, int64_t window, uint8_t* entries) {
+                  return pack_window(a, i, p->channel, (const int8_t*)c.find("weight"), tap, window, entries);
+                });
   }
 }
 

@@ -3,7 +3,7 @@
 // Every output channel keeps the same number of weights in each window, so a step is 4·W kept multiply-adds with
 // no wasted lane, whatever the pattern.
 //
-//   packed: head | bytes of a block | per block: counts | entries
+//   packed: head | Layout | per block: counts or list | entries
 #include "../gather_i8.h"
 
 namespace jettison {
@@ -13,17 +13,23 @@ namespace {
 constexpr int kVectors = kRegisters == 32 ? 2 : 1;
 constexpr int kPixels = kIsa == Isa::scalar ? 4 : 8;
 constexpr int64_t kWidth = kVectors * W;
-constexpr int64_t kHeaderBytes = 64;
+constexpr int64_t kLayoutBytes = 64;
 
 Walk walk_of(const Problem& a) { return walk<uint8_t>(a, kWindow); }
 int64_t windows(const Walk& w) { return ceil_div(w.length, kWindow); }
 int64_t steps(const Walk& w) { return w.stops * windows(w); }
 int64_t blocks(const Problem& a) { return ceil_div(a.k, kWidth); }
-int64_t counts_bytes(const Walk& w) { return align64(steps(w)); }
 
 int64_t most_quads(const Walk& w, const Constants& c) { return ceil_div(most_per_window(w.length, kWindow, c.n, c.m), kEntryHolds); }
-int64_t block_bytes(const Walk& w, const Constants& c) {
-  return counts_bytes(w) + align64(steps(w) * most_quads(w, c) * kVectors * kEntry);
+
+// Where the parts of a block lie. Stored first: run knows only the problem.
+struct Layout {
+  int64_t guide_bytes, bytes;
+};
+
+Layout layout(const Walk& w, const Constants& c) {
+  const int64_t most = steps(w) * most_quads(w, c), guide = guide_bytes(w.stops, windows(w), most);
+  return {guide, guide + align64(most * kVectors * kEntry)};
 }
 
 bool accepts(const Problem& a, const Constants& c) {
@@ -31,16 +37,15 @@ bool accepts(const Problem& a, const Constants& c) {
 }
 
 int64_t packed_bytes(const Problem& a, const Constants& c) {
-  return head(a, kWidth).bytes + kHeaderBytes + blocks(a) * block_bytes(walk_of(a), c);
+  return head(a, kWidth).bytes + kLayoutBytes + blocks(a) * layout(walk_of(a), c).bytes;
 }
 
-// The entries of one window; returns its count.
-int64_t pack_window(const Problem& a, const Walk& w, const Constants& c, int64_t block, int64_t step, uint8_t* entries) {
+// The entries of one window; returns their count.
+int64_t pack_window(const Problem& a, const Walk& w, const Constants& c, int64_t block, int64_t stop, int64_t window, uint8_t* entries) {
   const int64_t first = block * kWidth, outputs = min64(kWidth, a.k - first);
   KeptList<int8_t> kept[kWidth];
   for (int64_t o = 0; o < outputs; ++o)
-    each_kept<int8_t>(w, c, first + o, step / windows(w), step % windows(w), kWindow,
-                      [&](int64_t i, int8_t value) { kept[o].add(i, value); });
+    each_kept<int8_t>(w, c, first + o, stop, window, kWindow, [&](int64_t i, int8_t value) { kept[o].add(i, value); });
   return put_window(kept, outputs, kVectors, entries, [&](int64_t o) { return place(a, first + o, kWidth); });
 }
 
@@ -49,17 +54,13 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   const Head h = head(a, kWidth);
   pack_head(a, c, h, kWidth, (uint8_t*)packed);
   const Walk w = walk_of(a);
-  const int64_t stride = block_bytes(w, c);
+  const Layout l = layout(w, c);
   uint8_t* at = (uint8_t*)packed + h.bytes;
-  std::memcpy(at, &stride, sizeof stride);
-  at += kHeaderBytes;
-  for (int64_t block = 0; block < blocks(a); ++block, at += stride) {
-    uint8_t* entries = at + counts_bytes(w);
-    for (int64_t step = 0; step < steps(w); ++step) {
-      at[step] = (uint8_t)pack_window(a, w, c, block, step, entries);
-      entries += at[step] * kVectors * kEntry;
-    }
-  }
+  std::memcpy(at, &l, sizeof l);
+  at += kLayoutBytes;
+  for (int64_t block = 0; block < blocks(a); ++block, at += l.bytes)
+    put_windows(w.stops, windows(w), 0, kVectors, windows(w) * most_quads(w, c), at, at + l.guide_bytes,
+                [&](int64_t stop, int64_t window, uint8_t* entries) { return pack_window(a, w, c, block, stop, window, entries); });
 }
 
 // A permute and a dot take 4/3 of a cycle together.
@@ -81,12 +82,12 @@ void run(const Call& call, int64_t job) {
   const Head h = head(a, kWidth);
   const EpilogueI8 end = epilogue_i8(a);
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
-  int64_t stride;
-  std::memcpy(&stride, packed, sizeof stride);
+  Layout l;
+  std::memcpy(&l, packed, sizeof l);
   const auto block_at = [&](int64_t block) {
     BlockI8 b = block_of(call, h, at.image, block, kWidth);
-    b.counts = packed + kHeaderBytes + block * stride;
-    b.weights = b.counts + counts_bytes(w);
+    b.counts = packed + kLayoutBytes + block * l.bytes;
+    b.weights = b.counts + l.guide_bytes;
     b.windows = windows(w);
     return b;
   };
