@@ -1,4 +1,4 @@
-"""What users hand over as arrays."""
+"""What users hand over as arrays, and what they get."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .graph import Graph
 
 
 def to_array(x: Any, name: str) -> np.ndarray:
@@ -19,3 +20,30 @@ def to_array(x: Any, name: str) -> np.ndarray:
         return np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError, ValueError) as e:
         raise InputError(f"input {name!r} cannot be read through DLPack: {e}; detach it and move it to the CPU") from None
+
+
+def user_shape(graph: Graph, tensor: str, n: int) -> tuple[int, ...]:
+    """Shape of n samples of a graph input or output as the user has them."""
+    shape = graph.tensors[tensor].shape
+    return (n, shape[2], shape[0], shape[1]) if graph.layouts.get(tensor) == "nchw" else (n, *shape)
+
+
+def empty_outputs(graph: Graph, n: int) -> list[np.ndarray]:
+    return [np.empty(user_shape(graph, t, n), np.float32) for t in graph.outputs]
+
+
+def accept(graph: Graph, inputs: tuple[Any, ...]) -> tuple[list[np.ndarray], int]:
+    """Inputs as contiguous arrays and their batch size. Errors: InputError naming the input."""
+    names = graph.inputs
+    if len(inputs) != len(names):
+        raise InputError(f"this network takes {len(names)} input(s) ({', '.join(names)}), got {len(inputs)}")
+    arrays = [to_array(x, name) for x, name in zip(inputs, names)]
+    n = arrays[0].shape[0] if arrays[0].ndim else 0
+    for x, name in zip(arrays, names):
+        want = user_shape(graph, name, max(n, 1))
+        if x.shape != want or n < 1:
+            shown = "(n, " + ", ".join(map(str, want[1:])) + ")"
+            raise InputError(f"input {name!r} must have shape {shown} with n >= 1, the same for all inputs; got {x.shape}")
+        if x.dtype != np.float32:
+            raise InputError(f"input {name!r} must be float32, got {x.dtype}; convert it with .astype('float32')")
+    return [np.ascontiguousarray(x) for x in arrays], n

@@ -4,8 +4,8 @@
     as a group   the slowest job's Σ over ops  cycles · rows computed / rows + calls · CALL,
                  + bands · far bytes of the weights / FAR,  + way of the result / threads + meeting / images
 
-Way of a result: 2 · far bytes / FAR, since it is written and read. Far bytes are those past the second-level caches:
-of a result, what the caches of all threads do not hold; of a group's weights, what one thread's cache does not hold
+Way of a result: 2 · (bytes / NEAR + far bytes / FAR), since it is written and read. Far bytes are those past the second-level
+caches: of a result, what the caches of all threads do not hold; of a group's weights, what one thread's cache does not hold
 beside the rows between the ops. Threads meet after every op, but once per group; all is of one image, so many images
 share a meeting.
 
@@ -29,6 +29,7 @@ CLOSE = 1.03  # of two bands whose cycles are this close the smaller is taken: i
 MEETING_CYCLES = 16000.0  # 4 µs, mostly waiting for the slower thread
 EAGER = 2.0  # how much more than modelled a meeting may cost before measuring decides
 CALL_CYCLES = 500.0  # a kernel starts on a band
+NEAR_BYTES_PER_CYCLE = 32.0  # of one core, to and from its second-level cache; so small results are where groups end
 FAR_BYTES_PER_CYCLE = 4.0  # of one core, from past its second-level cache; neighbours on the same chip share it
 
 
@@ -181,8 +182,10 @@ def unfused_cycles(graph: Graph, op: Op, work: Work, on: Machine) -> float:
 
 
 def _way(graph: Graph, op: Op, on: Machine) -> float:
-    """Cycles of one core to write an op's result and read it again, as far as the caches of all threads do not hold it."""
-    return 2 * max(0, graph.tensors[op.outputs[0]].bytes - on.threads * on.l2_bytes // 2 // on.images) / FAR_BYTES_PER_CYCLE
+    """Cycles of one core to write an op's result and read it again; what the caches of all threads do not hold comes from afar."""
+    size = graph.tensors[op.outputs[0]].bytes
+    far = max(0, size - on.threads * on.l2_bytes // 2 // on.images)
+    return 2 * (size / NEAR_BYTES_PER_CYCLE + far / FAR_BYTES_PER_CYCLE)
 
 
 def _propose(graph: Graph, ops: Sequence[Op], work: Mapping[str, Work], on: Machine) -> Proposal:

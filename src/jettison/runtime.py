@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _native, planner
-from .arrays import to_array
+from .arrays import accept, empty_outputs
 from .bands import native_group
 from .choice import ARENA, INPUT, OUTPUT, Candidate, Chooser, median_ms, noise, op_problem, signature, times_ms
 from .errors import InputError, KernelError
 from .formats import Cost
 from .fusion import Schedule
 from .graph import DTYPES, Graph, Op, Problem, TensorSpec, problem
+from .intake import layout_step, quantize_first, quantizers, without
 from .plan import Plan, apart, plan, portion
 from .planner import Fusion, Work
 from .spec import WEIGHTED, check
@@ -109,11 +110,15 @@ class Session:
         fuse: bool | Sequence[Schedule | Sequence[str]] = True,
     ) -> None:
         if isinstance(source, Graph):
-            self.graph = check(source)
+            graph = check(source)
         else:
             from .file import load
 
-            self.graph = load(source)
+            graph = load(source)
+        grouped = [] if isinstance(fuse, bool) else [op if isinstance(op, str) else op.name for g in fuse for op in _members(g)]
+        self.graph = quantize_first(graph, grouped)
+        self._quantizers = quantizers(self.graph, grouped)
+        self._body = without(self.graph, self._quantizers)
         self.threads = _thread_count(threads)
         self.isa = _choose_isa(isa)
         self._pool = _native.Pool(self.threads)
@@ -132,7 +137,7 @@ class Session:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs per sample, in storage order (h, w, c)."""
+        """Inputs per sample as the program takes them: images (h, w, c), or (c, h, w) if they are quantized first."""
         return tuple(self.graph.tensors[t] for t in self.graph.inputs)
 
     @property
@@ -146,7 +151,7 @@ class Session:
 
     def arena_bytes(self, batch: int = 1, fused: bool = True) -> int:
         """Memory of all activations between the steps at this batch size; not `fused`: as it would be layer by layer."""
-        return self._layout(batch, self._portion(batch), self._steps(batch) if fused else self.graph.ops).arena_bytes
+        return self._layout(batch, self._portion(batch), self._steps(batch) if fused else self._body.ops).arena_bytes
 
     def workspace_bytes(self, batch: int = 1) -> int:
         """Memory of all threads for what is inside a step, such as the rows between fused ops."""
@@ -157,18 +162,18 @@ class Session:
 
         A batch size seen for the first time is prepared first. Errors: InputError.
         """
-        arrays, n = self._accept(inputs)
-        outputs = self._empty_outputs(n)
+        arrays, n = accept(self.graph, inputs)
+        outputs = empty_outputs(self.graph, n)
         self._prepared(n).program.run(arrays, outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
         """Time of every step: the input's change of layout, each op, the outputs' change of layout."""
-        arrays, n = self._accept(inputs)
-        outputs = self._empty_outputs(n)
+        arrays, n = accept(self.graph, inputs)
+        outputs = empty_outputs(self.graph, n)
         prepared = self._prepared(n)
         prepared.program.run(arrays, outputs)
-        rows = [("input:" + t, "layout") for t in self.graph.inputs]
+        rows = [("input:" + t, "layout") for t in self.graph.inputs if t not in self._quantizers]
         rows += [(op.name, op.kind) for op in self.graph.ops if op.kind != "reshape"]
         rows += [("output:" + t, "layout") for t in self.graph.outputs]
         number = {name: i for i, (name, _) in enumerate(rows)}
@@ -187,7 +192,8 @@ class Session:
         todo = self._steps(batch)
         layout = self._layout(batch, self._portion(batch), todo)
         images = {s.name: layout.portion if i < layout.head else batch for i, s in enumerate(todo)}
-        running = [s for s in todo if isinstance(s, Schedule) or s.kind != "reshape"]
+        images |= {op.name: batch for op in self._quantizers.values()}
+        running = [s for s in (*self._quantizers.values(), *todo) if isinstance(s, Schedule) or s.kind != "reshape"]
         keys = {s.name: (images[s.name], self._signature([s])) for s in running}
         distinct = {keys[s.name]: s for s in running}
         room = apart(self.graph, [(images[s.name], s.inputs, s.outputs) for s in distinct.values()], _native.SLACK_BYTES)
@@ -241,16 +247,16 @@ class Session:
 
     def _portion(self, n: int) -> int:
         """Images of batch n that run between two meetings of the threads."""
-        return portion(self.graph, n, self.threads)
+        return portion(self._body, n, self.threads)
 
     def _decide(self, images: int) -> Fusion:
         if not self._fuse:
             return Fusion()
         work = {name: Work(choice.cycles, choice.packed.bytes) for name, choice in self._choices.items()}
         if not isinstance(self._fuse, bool):
-            return planner.asked(self.graph, self._fuse, work, planner.machine(self.threads, images))
+            return planner.asked(self._body, self._fuse, work, planner.machine(self.threads, images))
         time = partial(self._known_time, images) if self._timings else None
-        return planner.fuse(self.graph, work, planner.machine(self.threads, images), time)
+        return planner.fuse(self._body, work, planner.machine(self.threads, images), time)
 
     def _known_time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
         return self._timings.ms((n, *self._signature(steps)), lambda: self._time(n, steps)) if self._timings else self._time(n, steps)
@@ -278,11 +284,11 @@ class Session:
         groups = self._fusion(n).groups
         last = {group.ops[-1].name: group for group in groups}
         inside = {op.name for group in groups for op in group.ops}
-        return [last.get(op.name, op) for op in self.graph.ops if op.name in last or op.name not in inside]
+        return [last.get(op.name, op) for op in self._body.ops if op.name in last or op.name not in inside]
 
     def _layout(self, n: int, images: int, steps: Sequence[Op | Schedule], ends: Ends | None = None) -> Plan:
         """Portions of `images`, and places in the arena; results inside a group need none. ends: inputs, outputs if not the graph's."""
-        inputs, outputs = ends or (self.graph.inputs, self.graph.outputs)
+        inputs, outputs = ends or (self._body.inputs, self._body.outputs)
         ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
         packed = {name: choice.packed.bytes for name, choice in self._choices.items()}
         weights = {_ops(s)[-1].name: sum(packed.get(op.name, 0) for op in _ops(s)) for s in steps}
@@ -311,13 +317,18 @@ class Session:
                     rows.extend(op.name for op in _ops(s))
 
         for i, t in enumerate(self.graph.inputs):
-            steps.append(self._layout_step(t, n, (INPUT, i), (ARENA, layout.places[t]), to_user=False))
-            rows.append("input:" + t)
+            if op := self._quantizers.get(t):
+                steps.append(
+                    (self._choices[op.name].packed, op_problem(self.graph, op, n), [(INPUT, i)], (ARENA, layout.places[op.outputs[0]]))
+                )
+            else:
+                steps.append(layout_step(self.graph, self.isa, t, n, (INPUT, i), (ARENA, layout.places[t]), to_user=False))
+            rows.append(op.name if op else "input:" + t)
         for image, images in layout.portions():
             add(todo[: layout.head], images, layout.places_at(image))
         add(todo[layout.head :], n, layout.places)
         for i, t in enumerate(self.graph.outputs):
-            steps.append(self._layout_step(t, n, (ARENA, layout.places[t]), (OUTPUT, i), to_user=True))
+            steps.append(layout_step(self.graph, self.isa, t, n, (ARENA, layout.places[t]), (OUTPUT, i), to_user=True))
             rows.append("output:" + t)
         return _Prepared(_native.Program(self._pool, steps, layout.arena_bytes), tuple(rows))
 
@@ -326,42 +337,6 @@ class Session:
             return native_group(self.graph, step, n, places, {op.name: self._choices[op.name].packed for op in step.ops})
         operands = [(ARENA, places[t]) for t in step.inputs]
         return self._choices[step.name].packed, op_problem(self.graph, step, n), operands, (ARENA, places[step.outputs[0]])
-
-    def _layout_step(self, tensor: str, n: int, source: tuple[int, int], target: tuple[int, int], *, to_user: bool) -> tuple:
-        """(c, h, w) to (h, w, c) or back for images, a plain copy for the rest."""
-        stored = list(self.graph.tensors[tensor].shape)
-        if self.graph.layouts.get(tensor) != "nchw":
-            size = _native.Problem("reshape", n, [stored], stored, {"shape": stored})
-            return _native.Packed("reshape", self.isa, size, {}), size, [source], target
-        user = [stored[2], stored[0], stored[1]]
-        shapes, perm = ((stored, user), [2, 0, 1]) if to_user else ((user, stored), [1, 2, 0])
-        size = _native.Problem("transpose", n, [shapes[0]], shapes[1], {"perm": perm})
-        return _native.Packed("transpose", self.isa, size, {}), size, [source], target
-
-    # --- arrays in and out
-
-    def _user_shape(self, tensor: str, n: int) -> tuple[int, ...]:
-        shape = self.graph.tensors[tensor].shape
-        return (n, shape[2], shape[0], shape[1]) if self.graph.layouts.get(tensor) == "nchw" else (n, *shape)
-
-    def _empty_outputs(self, n: int) -> list[np.ndarray]:
-        return [np.empty(self._user_shape(t, n), np.float32) for t in self.graph.outputs]
-
-    def _accept(self, inputs: tuple[Any, ...]) -> tuple[list[np.ndarray], int]:
-        """Inputs as contiguous arrays and their batch size. Errors: InputError naming the input."""
-        names = self.graph.inputs
-        if len(inputs) != len(names):
-            raise InputError(f"this network takes {len(names)} input(s) ({', '.join(names)}), got {len(inputs)}")
-        arrays = [to_array(x, name) for x, name in zip(inputs, names)]
-        n = arrays[0].shape[0] if arrays[0].ndim else 0
-        for x, name in zip(arrays, names):
-            want = self._user_shape(name, max(n, 1))
-            if x.shape != want or n < 1:
-                shown = "(n, " + ", ".join(map(str, want[1:])) + ")"
-                raise InputError(f"input {name!r} must have shape {shown} with n >= 1, the same for all inputs; got {x.shape}")
-            if x.dtype != np.float32:
-                raise InputError(f"input {name!r} must be float32, got {x.dtype}; convert it with .astype('float32')")
-        return [np.ascontiguousarray(x) for x in arrays], n
 
 
 def spread_ms(ms: Any) -> tuple[float, float, float]:
@@ -372,6 +347,10 @@ def spread_ms(ms: Any) -> tuple[float, float, float]:
 
 def _ops(step: Op | Schedule) -> tuple[Op, ...]:
     return step.ops if isinstance(step, Schedule) else (step,)
+
+
+def _members(group: Schedule | Sequence[str]) -> Sequence[Op | str]:
+    return group.ops if isinstance(group, Schedule) else group
 
 
 def _timings(tune: bool | Timings) -> Timings | None:
