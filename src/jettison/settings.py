@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from . import budget, ptq
 from .errors import ModelError, PatternError, QuantizationError, TrainingError
@@ -96,6 +96,7 @@ class Settings:
         job.check(self)
         if self.method != job.METHOD and self.make_method().retrain and self.epochs == 0 and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
+        self._check_effects()
         self._check_classes()
         budget.check(self.kept, self.budget, self.format)
         if self.kept is not None and self.reconstruct:
@@ -106,6 +107,23 @@ class Settings:
             raise TrainingError(f"remainder must be one of {', '.join(REMAINDERS)}, got {self.remainder!r}")
         for stage in STAGES:
             self.recipe(stage)  # refuses numbers that make no sense
+
+    def _check_effects(self) -> None:
+        """Errors: TrainingError for a choice that nothing would heed."""
+        tables = self.method == job.METHOD
+        for name, needs, there in (
+            ("distill", "--teacher", self.teacher is not None or tables),
+            ("budget", "--kept", self.kept is not None),
+            ("ranges", "--element int8", self.element == "int8"),
+            ("fit_images", "--method tabconv", tables),
+            ("criterion", "--method tabconv", tables),
+            ("decay", "N:M or blocks", not tables),
+            ("ramp_epochs", "--method maxq", not tables),
+        ):
+            if getattr(self, name) != DEFAULTS[name] and not there:
+                raise TrainingError(
+                    f"--{OPTIONS.get(name, name.replace('_', '-'))} has no effect without {needs}; leave it out or add that"
+                )
 
     def _check_classes(self) -> None:
         """Errors: PatternError, TrainingError for settings that only make sense together."""
@@ -162,3 +180,7 @@ class Settings:
             bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
             seed=self.seed,
         )
+
+
+DEFAULTS = {f.name: f.default for f in fields(Settings)}
+OPTIONS = {"ranges": "range"}  # of the command line, where they are called otherwise

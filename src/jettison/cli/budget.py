@@ -20,13 +20,14 @@ Kept = Annotated[
 ]
 Cost = Annotated[str, typer.Option("--budget", help="With --kept, what must not cost more: parameters, macs, or latency as measured here.")]
 M = Annotated[int, typer.Option(help="With --kept: M of N:M, in every layer.", min=1, max=64)]
+DEFAULT_M = 16
 UNITS = {"parameters": "weights", "macs": "MACs", "latency": "ms"}
 
 
 def budget(
     model: Annotated[str, typer.Argument(help="The network: zoo name, timm:NAME, or path/to/file.py:function.")],
     kept: Annotated[float, typer.Option(help="Share of the weights to keep; what keeping it in every layer costs is the budget.")] = 0.25,
-    m: M = 16,
+    m: M = DEFAULT_M,
     cost: Cost = "macs",
     weights: Annotated[Path | None, typer.Option(help="Trained weights. Default: random ones, which say little.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Outputs of the network. Default: what it was published for.", min=1)] = None,
@@ -83,6 +84,8 @@ def average_pattern(pattern: str | None, kept: float | None, m: int) -> str | No
     from ..formats import NM
 
     if kept is None:
+        if m != DEFAULT_M:
+            raise PatternError(f"--m {m} has no effect without --kept; --pattern says both, for example 4:{m}")
         return pattern
     if pattern is not None:
         raise PatternError("--kept chooses N for each layer, --pattern gives all the same: write one of them, and M as --m")

@@ -14,7 +14,7 @@ from .. import __version__
 from ..errors import DataError, PatternError
 from ..formats import Block
 from ..spec import WEIGHTED
-from .budget import Cost, Kept, M, average_pattern, show
+from .budget import DEFAULT_M, Cost, Kept, M, average_pattern, show
 from .picture import check_picture, draw
 from .tables import Json, Output, byte_count, check_writable, interval
 
@@ -54,7 +54,7 @@ def compress(
     ] = False,
     kept: Kept = None,
     budget: Cost = "macs",
-    m: M = 16,
+    m: M = DEFAULT_M,
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training, or of training tables.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
     dense_epochs: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .budget import Cost, Kept, M, average_pattern
+from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
 from .tables import Json, Output
 
 SHOWN = 12  # trials
@@ -25,7 +25,7 @@ def search(
     pattern: Annotated[str | None, typer.Option(help="N:M, the same in every layer. Default: 1:4.")] = None,
     kept: Kept = None,
     cost: Cost = "macs",
-    m: M = 16,
+    m: M = DEFAULT_M,
     method: Annotated[str, typer.Option(help="How to prune: srste, maxq, ste or asp.")] = "srste",
     epochs: Annotated[int, typer.Option(help="Epochs of each trial.", min=1)] = 5,
     trials: Annotated[int, typer.Option(help="Trials the study shall have in the end, those of all machines together.", min=1)] = 20,
