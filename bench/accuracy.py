@@ -1,8 +1,13 @@
-"""Accuracy of N:M training: {dense, asp, ste, srste, maxq} × {2:4, 1:4, 1:8, 1:16}, ResNet-20 on CIFAR-10, one recipe for all.
+r"""Accuracy of N:M training: {dense, asp, ste, srste, maxq} × {2:4, 1:4, 1:8, 1:16}, ResNet-20 on CIFAR-10, one recipe for all.
 
     python bench/accuracy.py --data-dir DATA --weights resnet20.th              the whole queue, about 10 core hours
     python bench/accuracy.py --data-dir DATA --weights resnet20.th --list       what is done and what is next
     python bench/accuracy.py --data-dir DATA --weights resnet20.th --collect    only write the table from what is done
+
+Another recipe has a folder and a table of its own; put the dense networks that it starts from (bench/weights/) there first:
+
+    python bench/accuracy.py … --only srste-1_4-seed0 --epochs 20 --distill 0.5 --state runs/longer \
+        --result bench/results/accuracy_longer.json
 
 Per seed the dense network is fine-tuned from `--weights`; every sparse run starts from its seed's dense network. Equal
 epochs and recipe, accuracy of the last epoch on the whole test set.
@@ -21,6 +26,7 @@ Several processes may work at one queue: each run is locked.
 from __future__ import annotations
 
 import argparse
+import copy
 import fcntl
 import hashlib
 import json
@@ -102,23 +108,24 @@ class Run:
     def name(self) -> str:
         return f"dense-seed{self.seed}" if self.case == DENSE else f"{self.case}-{self.pattern.replace(':', '_')}-seed{self.seed}"
 
-    def recipe(self, epochs: int) -> Recipe:
+    def recipe(self, epochs: int, distill: float) -> Recipe:
         """Pruned weights want less weight decay: 5e-5 is the N:M papers', 5e-4 that of twenty years of CIFAR networks."""
-        mine = {"weight_decay": 5e-4} if self.case == DENSE else {"weight_decay": 5e-5, **CASES[self.case].recipe}
+        mine = {"weight_decay": 5e-4} if self.case == DENSE else {"weight_decay": 5e-5, "distill": distill, **CASES[self.case].recipe}
         return Recipe(**{"epochs": epochs, "batch": 128, "lr": 0.05, "bf16": True, "seed": self.seed, **mine})
 
 
-def queue() -> list[Run]:
+def queue(args: argparse.Namespace) -> list[Run]:
     """Every run of the table, in the order they are worked off; a dense network before the first run that needs it."""
     sparse = [Run(case, pattern, seed) for case, pattern in QUEUE for seed in SEEDS[pattern]]
-    return [*(Run(DENSE, DENSE, seed) for seed in sorted({r.seed for r in sparse})), *sparse]
+    runs = [*(Run(DENSE, DENSE, seed) for seed in sorted({r.seed for r in sparse})), *sparse]
+    return [run for run in runs if not args.only or any(run.name.startswith(name) for name in args.only)]
 
 
 def main() -> None:
     args = arguments()
     if args.list:
         done = finished(args)
-        for run in queue():
+        for run in queue(args):
             print(f"{run.name:24}", f"{100 * done[run.name]['accuracy']:.2f}" if run.name in done else "-")
     elif not args.collect:
         torch.set_num_threads(args.threads)
@@ -131,7 +138,7 @@ def work_off(args: argparse.Namespace) -> None:
     data, made_by = load("cifar10", args.data_dir), provenance()  # of the code that runs, whatever is committed meanwhile
     args.state.mkdir(parents=True, exist_ok=True)
     for wait in (False, True):
-        for run in queue():
+        for run in queue(args):
             if run.name in finished(args):
                 continue
             with locked(args.state / f"{run.name}.lock", wait) as mine:
@@ -156,13 +163,15 @@ def train(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[str, 
     """One run; leaves its weights, plain and in the pattern, and then its numbers."""
     model, start = start_of(run, data, args, made_by)
     case = CASES.get(run.case)
+    teacher = copy.deepcopy(model) if case and args.distill else None
     sparsifier = sparsify_(model, NM.parse(run.pattern), case.make(args.epochs)) if case else None
-    finish(run.name, {**asdict(run), "start": start}, model, sparsifier, run.recipe(args.epochs), data, args, made_by)
+    recipe = run.recipe(args.epochs, args.distill)
+    finish(run.name, {**asdict(run), "start": start}, model, sparsifier, recipe, data, args, made_by, teacher)
 
 
 def finish(
     name: str, about: dict[str, Any], model: nn.Module, sparsifier: Sparsifier | None, recipe: Recipe, data: DataSet,
-    args: argparse.Namespace, made_by: dict[str, Any],
+    args: argparse.Namespace, made_by: dict[str, Any], teacher: nn.Module | None = None,
 ) -> None:  # fmt: skip
     """Train from the last checkpoint to the end; leave the weights, then what is known `about` the run and its numbers."""
     checkpoint = args.state / f"{name}.jettison-checkpoint"
@@ -171,7 +180,7 @@ def finish(
         sad = "" if e.sad is None else f"  SAD {e.sad:.3%}"
         print(f"{name}  epoch {e.epoch}/{recipe.epochs}  loss {e.loss:.4f}  accuracy {e.accuracy:.2%}{sad}  {e.seconds:.0f} s", flush=True)
 
-    curve = fit(model, data, recipe, sparsifier, checkpoint=checkpoint, resume=True, on_epoch=on_epoch, progress=False)
+    curve = fit(model, data, recipe, sparsifier, teacher=teacher, checkpoint=checkpoint, resume=True, on_epoch=on_epoch, progress=False)
     settings = None
     if sparsifier is not None:
         settings = sparsifier.state_dict()["method"]
@@ -204,10 +213,14 @@ def start_of(run: Run, data: DataSet, args: argparse.Namespace, made_by: dict[st
 
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Name → numbers of every finished run of this many epochs: this machine's and those committed before."""
+    """Name → numbers of every finished run of this recipe: this machine's and those committed before."""
     committed = json.loads(args.result.read_text())["runs"] if args.result.is_file() else []
     here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
-    return {r["name"]: r for r in (*committed, *here) if r["recipe"]["epochs"] == args.epochs}
+    return {
+        r["name"]: r
+        for r in (*committed, *here)
+        if r["recipe"]["epochs"] == args.epochs and (r["case"] == DENSE or r["recipe"]["distill"] == args.distill)
+    }
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -248,8 +261,9 @@ def write(args: argparse.Namespace) -> None:
         "data": Path(args.data_dir).name,
         "weights": args.weights.name,
         "epochs": args.epochs,
+        "distill": args.distill,
         "summary": summary(runs),
-        "missing": [r.name for r in queue() if r.name not in finished(args)],
+        "missing": [r.name for r in queue(args) if r.name not in finished(args)],
         "commit": commit(),
         "runs": runs,
     }
@@ -269,6 +283,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--data-dir", required=True, help="folder with CIFAR-10 (official binary archive, or train-*/test-*.parquet)")
     p.add_argument("--weights", required=True, type=Path, help="state dict that the dense networks start from")
     p.add_argument("--epochs", type=int, default=10)
+    p.add_argument("--distill", type=float, default=0.0, help="share in the loss of the dense network that a run starts from; default 0")
+    p.add_argument("--only", type=lambda s: s.split(","), default=[], help="names of runs, or how they begin, with commas; default all")
     p.add_argument("--threads", type=int, default=1, help="default 1: several processes finish sooner than several threads")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "accuracy", help="where unfinished and finished runs are kept")
     p.add_argument("--result", type=Path, default=RESULT, help="the table to read and to write")

@@ -4,7 +4,8 @@
 
 CIFAR-10: the ResNet-20s that bench/accuracy.py trained (run it first), calibrated on 512 training images, judged on the
 whole test set. ImageNet ResNet-18: a folder of photographs, every fifth of which calibrates while
-the others judge. Either part may be left out. bench/results/int8_accuracy.json is written after every network.
+the others judge. Either part may be left out. bench/results/int8_accuracy.json is written after every network; rows of
+networks that are not there stay as they were measured, each with its commit, date and machine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from jettison.training.data import DataSet, load, normalise, test_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "int8_accuracy.json"
-RUNS = ["dense", "srste-2_4", "srste-1_4", "maxq-2_4", "maxq-1_4", "maxq-1_16"]
+RUNS = ["dense", "srste-2_4", "maxq-2_4", "srste-1_4", "maxq-1_4", "srste-1_16", "maxq-1_16"]
 CALIBRATED = 512
 BATCH = 50
 
@@ -43,11 +44,9 @@ Batch = tuple[np.ndarray, np.ndarray]  # images as the network takes them, label
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    networks = []
-    for row in (*cifar(args), *imagenet(args)):
-        networks.append(row)
+    for row in itertools.chain(cifar(args), imagenet(args)):
         print(json.dumps(row), flush=True)
-        write(args, networks)
+        write(row | {"threads": args.threads, **provenance()})
 
 
 def cifar(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -85,7 +84,9 @@ def imagenet(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     x, y = (np.concatenate(part) for part in zip(*batches(data)))
     calibrates = np.arange(len(x)) % 5 == 0
     judged = [(x[~calibrates][i : i + BATCH], y[~calibrates][i : i + BATCH]) for i in range(0, int((~calibrates).sum()), BATCH)]
-    yield {"network": "resnet18", "data": args.imagenet.name, "pattern": "dense"} | measured(graph, x[calibrates], judged, args)
+    yield {"network": "resnet18", "data": args.imagenet.name, "method": "dense", "pattern": "dense"} | measured(
+        graph, x[calibrates], judged, args
+    )
 
 
 def batches(data: DataSet) -> Iterator[Batch]:
@@ -124,9 +125,18 @@ def accuracy(run: Callable[[np.ndarray], Any], tests: list[Batch]) -> float:
     return 100 * right / sum(len(y) for _, y in tests)
 
 
-def write(args: argparse.Namespace, networks: list[dict[str, Any]]) -> None:
+def key(row: dict[str, Any]) -> tuple:
+    """What a row is about, in the order of the table."""
+    name = "-".join(part.replace(":", "_") for part in (row.get("method", "dense"), row["pattern"]) if part != "dense") or "dense"
+    return row["network"] == "resnet18", RUNS.index(name), row.get("seed", 0), row["data"]
+
+
+def write(row: dict[str, Any]) -> None:
+    """Into the table, in place of what was measured of the same network before."""
     what = "accuracy of the same weights in float32, in int8 (post-training quantisation) and of that int8 network in ONNX Runtime"
-    content = {"what": what, "networks": networks, "threads": args.threads, **provenance()}
+    rows = {key(r): r for r in json.loads(RESULT.read_text())["networks"]} if RESULT.is_file() else {}
+    rows[key(row)] = row
+    content = {"what": what, "networks": [rows[k] for k in sorted(rows)]}
     file.replace(RESULT, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -135,7 +145,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--data-dir", help="folder with CIFAR-10, as for accuracy.py")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "accuracy", help="where accuracy.py keeps its weights")
     p.add_argument("--runs", type=lambda s: s.split(","), default=RUNS, help=f"default {','.join(RUNS)}")
-    p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0, 1], help="comma-separated, default 0,1")
+    p.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[0, 1, 2], help="comma-separated, default 0,1,2")
     p.add_argument("--imagenet", type=Path, help="folder with photographs: class folders or parquet")
     p.add_argument("--imagenet-weights", type=Path, help="ResNet-18 weights")
     p.add_argument("--ranges", choices=tuple(ptq.RANGES), default="mse")

@@ -105,7 +105,8 @@ def accuracy(results: dict[str, dict[str, Any]]) -> str:
         patterns = sorted({p for _, p in rows} - {"dense"}, key=lambda p: -_density(p))
         dense = rows.pop(("dense", "dense"), None)
         start = f", dense {_percent(dense)}%" if dense else ""
-        lines = [f"[{r['model']}]({name}), {r['data']}, {r['epochs']} epochs{start}:\n\n"]
+        taught = ", distilled from the dense network" if r.get("distill") else ""
+        lines = [f"[{r['model']}]({name}), {r['data']}, {r['epochs']} epochs{taught}{start}:\n\n"]
         lines += [f"| method | {' | '.join(patterns)} |\n", f"|---|{'---|' * len(patterns)}\n"]
         for method in dict.fromkeys(m for m, _ in rows):
             lines.append(f"| {method} | {' | '.join(_accuracy_cell(rows.get((method, p))) for p in patterns)} |\n")
