@@ -391,6 +391,7 @@ BAD = {
     "nothing to start from": ((*COMPRESS, "--dense-epochs", 0), "nothing trained to start from"),
     "training without epochs": ((*COMPRESS, "--epochs", 0), "method srste needs epochs"),
     "kept and a pattern": ((*COMPRESS, "--kept", 0.25, "--pattern", "1:4"), "write one of them"),
+    "M without a share": ((*COMPRESS, "--m", 8), "--m 8 has no effect without --kept"),
     "nothing kept": ((*COMPRESS, "--kept", 0.01), "the share kept lies between 1/16 = 0.0625 and 1, got 0.01"),
     "kept no number": ((*COMPRESS, "--kept", "nan"), "the share kept lies between"),
     "kept without end": ((*COMPRESS, "--kept", "inf"), "the share kept lies between"),
