@@ -241,7 +241,7 @@ def _fused_groups(r: dict[str, Any]) -> str:
 
 
 def convfirst(results: dict[str, dict[str, Any]]) -> str:
-    """A line for each network and engine; over ConvNeXt in Inductor, as the paper has it."""
+    """A line for each network, size and engine; over ConvNeXt in Inductor, as the paper has it. Then accuracies, where trained."""
     out = []
     for name, r in results.items():
         rows = r.get("convfirst_speed")
@@ -249,13 +249,32 @@ def convfirst(results: dict[str, dict[str, Any]]) -> str:
             continue
         about = r["speed_about"]
         where = f"{about['machine']['processor']}, {about['machine']['isa'][0]}, {about['threads']} threads, batch {about['batch']}"
-        base = next(row["median_ms"] for row in rows if row["network"].startswith("convnext") and row["engine"] == "inductor")
-        out.append(f"[{where}, {about['size']}×{about['size']}]({name}):\n\n")
-        out.append("| network | engine | median ms (p10 – p90) | over ConvNeXt in Inductor |\n|---|---|---|---|\n")
+        out.append(f"[{where}]({name}):\n\n")
+        out.append(
+            "| network | images | engine | element | median ms (p10 – p90) | over ConvNeXt in Inductor |\n|---|---|---|---|---|---|\n"
+        )
+        base = {row["size"]: row["median_ms"] for row in rows if row["network"].startswith("convnext") and row["engine"] == "inductor"}
         for row in rows:
-            ms = f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})"
-            out.append(f"| {row['network']} | {row['engine']} | {ms} | {_ratio(base, row['median_ms'])} |\n")
+            ms, size = f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})", f"{row['size']}×{row['size']}"
+            gain = _ratio(base[row["size"]], row["median_ms"])
+            out.append(f"| {row['network']} | {size} | {row['engine']} | {row['element']} | {ms} | {gain} |\n")
+        out.append(_convfirst_accuracy(r))
     return "".join(out)
+
+
+def _convfirst_accuracy(r: dict[str, Any]) -> str:
+    if not r.get("convfirst_accuracy"):
+        return ""
+    run = r["runs"][0]
+    about = f"Trained from scratch on {run['data']}, {run['recipe']['epochs']} epochs, one recipe, whole test set, last epoch"
+    lines = [f"\n{about}:\n\n| network | seeds | float32, % | int8, % |\n|---|---|---|---|\n"]
+    for row in r["convfirst_accuracy"]:
+        f32, int8 = (
+            f"{row[k]:.2f}" + ("" if row[s] is None else f" ± {row[s]:.2f}")
+            for k, s in (("accuracy_percent", "spread"), ("int8_percent", "int8_spread"))
+        )
+        lines.append(f"| {row['network']} | {row['seeds']} | {f32} | {int8} |\n")
+    return "".join(lines)
 
 
 def post_training(results: dict[str, dict[str, Any]]) -> str:

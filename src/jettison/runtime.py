@@ -110,34 +110,34 @@ class Session:
         fuse: bool | Sequence[Schedule | Sequence[str]] = True,
     ) -> None:
         if isinstance(source, Graph):
-            graph = check(source)
+            self.graph = check(source)
         else:
             from .file import load
 
-            graph = load(source)
+            self.graph = load(source)
         grouped = [] if isinstance(fuse, bool) else [op if isinstance(op, str) else op.name for g in fuse for op in _members(g)]
-        self.graph = quantize_first(graph, grouped)
-        self._quantizers = quantizers(self.graph, grouped)
-        self._body = without(self.graph, self._quantizers)
+        self._running = quantize_first(self.graph, grouped)
+        self._quantizers = quantizers(self._running, grouped)
+        self._body = without(self._running, self._quantizers)
         self.threads = _thread_count(threads)
         self.isa = _choose_isa(isa)
         self._pool = _native.Pool(self.threads)
         self._lock = threading.RLock()
         self._programs: OrderedDict[int, _Prepared] = OrderedDict()
         overrides = dict(kernels or {})
-        unknown = sorted(set(overrides) - {op.name for op in self.graph.ops})
+        unknown = sorted(set(overrides) - {op.name for op in self._running.ops})
         if unknown:
             raise KernelError(f"kernels= names the unknown layer {unknown[0]!r}; `jettison explain` lists the layers")
         self._timings = _timings(tune)
-        self._chooser = Chooser(self.graph, self.isa, self._pool, self._timings)
-        self._choices = {op.name: self._chooser.choose(op, overrides.get(op.name)) for op in self.graph.ops if op.kind != "reshape"}
+        self._chooser = Chooser(self._running, self.isa, self._pool, self._timings)
+        self._choices = {op.name: self._chooser.choose(op, overrides.get(op.name)) for op in self._running.ops if op.kind != "reshape"}
         self._fuse = fuse
         self._fusions: dict[int, Fusion] = {}  # by images of a portion
         self._fusion(1)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs per sample as the program takes them: images (h, w, c), or (c, h, w) if they are quantized first."""
+        """Inputs per sample, in storage order (h, w, c)."""
         return tuple(self.graph.tensors[t] for t in self.graph.inputs)
 
     @property
@@ -173,9 +173,9 @@ class Session:
         outputs = empty_outputs(self.graph, n)
         prepared = self._prepared(n)
         prepared.program.run(arrays, outputs)
-        rows = [("input:" + t, "layout") for t in self.graph.inputs if t not in self._quantizers]
-        rows += [(op.name, op.kind) for op in self.graph.ops if op.kind != "reshape"]
-        rows += [("output:" + t, "layout") for t in self.graph.outputs]
+        rows = [("input:" + t, "layout") for t in self._running.inputs if t not in self._quantizers]
+        rows += [(op.name, op.kind) for op in self._running.ops if op.kind != "reshape"]
+        rows += [("output:" + t, "layout") for t in self._running.outputs]
         number = {name: i for i, (name, _) in enumerate(rows)}
         places = [number[name] for name in prepared.rows]
         ms = np.zeros((runs, len(rows)))
@@ -196,7 +196,7 @@ class Session:
         running = [s for s in (*self._quantizers.values(), *todo) if isinstance(s, Schedule) or s.kind != "reshape"]
         keys = {s.name: (images[s.name], self._signature([s])) for s in running}
         distinct = {keys[s.name]: s for s in running}
-        room = apart(self.graph, [(images[s.name], s.inputs, s.outputs) for s in distinct.values()], _native.SLACK_BYTES)
+        room = apart(self._running, [(images[s.name], s.inputs, s.outputs) for s in distinct.values()], _native.SLACK_BYTES)
         numbers = noise(room.f32_bytes, room.u8_bytes)
         size = _native.Problem("reshape", 1, [[numbers.size]], [numbers.size], {"shape": [numbers.size]})
         fill = (_native.Packed("reshape", self.isa, size, {}), size, [(INPUT, 0)], (ARENA, 0))
@@ -214,11 +214,11 @@ class Session:
         """Kernel, reason, candidates and cost of every op, in the order in which they run."""
         rows = []
         fusion, groups = self._fusion(batch), {name: group for group in self.groups(batch) for name in group}
-        for op in self.graph.ops:
+        for op in self._running.ops:
             choice = self._choices.get(op.name)
             weighted = op.kind in WEIGHTED
-            size = problem(self.graph, op, batch) if weighted else None
-            parts = sum(a.nbytes for a in self.graph.weight_parts(op).values()) if weighted else 0
+            size = problem(self._running, op, batch) if weighted else None
+            parts = sum(a.nbytes for a in self._running.weight_parts(op).values()) if weighted else 0
             rows.append(
                 Layer(
                     name=op.name, kind=op.kind, format=str(op.format) if weighted else "", isa=self.isa,
@@ -230,7 +230,7 @@ class Session:
         return rows
 
     def _cost(self, op: Op, size: Problem, weight_bytes: int) -> Cost:
-        source, target = self.graph.tensors[op.inputs[0]], self.graph.tensors[op.outputs[0]]
+        source, target = self._running.tensors[op.inputs[0]], self._running.tensors[op.outputs[0]]
         return size.cost(op.format, weight_bytes, DTYPES[source.dtype].itemsize, DTYPES[target.dtype].itemsize)
 
     # --- groups of ops that run band by band
@@ -269,7 +269,7 @@ class Session:
             kernels = tuple(self._choices[op.name].kernel if op.name in self._choices else "" for op in ops)
             places = {t: i for i, t in enumerate(dict.fromkeys(t for op in ops for t in (*op.inputs, *op.outputs)))}
             wires = tuple(tuple(places[t] for t in (*op.inputs, *op.outputs)) for op in ops)
-            parts.append((s.band if isinstance(s, Schedule) else 0, kernels, wires, tuple(signature(self.graph, op) for op in ops)))
+            parts.append((s.band if isinstance(s, Schedule) else 0, kernels, wires, tuple(signature(self._running, op) for op in ops)))
         return self.isa, self.threads, tuple(parts)
 
     def _time(self, n: int, steps: Sequence[Op | Schedule]) -> float:
@@ -292,7 +292,7 @@ class Session:
         ops = tuple(Op(s.ops[-1].name, "group", s.inputs, s.outputs) if isinstance(s, Schedule) else s for s in steps)
         packed = {name: choice.packed.bytes for name, choice in self._choices.items()}
         weights = {_ops(s)[-1].name: sum(packed.get(op.name, 0) for op in _ops(s)) for s in steps}
-        return plan(replace(self.graph, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES, images, weights)
+        return plan(replace(self._running, ops=ops, inputs=inputs, outputs=outputs), n, _native.SLACK_BYTES, images, weights)
 
     # --- preparing a batch size
 
@@ -316,27 +316,27 @@ class Session:
                     steps.append(self._step(s, images, places))
                     rows.extend(op.name for op in _ops(s))
 
-        for i, t in enumerate(self.graph.inputs):
+        for i, t in enumerate(self._running.inputs):
             if op := self._quantizers.get(t):
                 steps.append(
-                    (self._choices[op.name].packed, op_problem(self.graph, op, n), [(INPUT, i)], (ARENA, layout.places[op.outputs[0]]))
+                    (self._choices[op.name].packed, op_problem(self._running, op, n), [(INPUT, i)], (ARENA, layout.places[op.outputs[0]]))
                 )
             else:
-                steps.append(layout_step(self.graph, self.isa, t, n, (INPUT, i), (ARENA, layout.places[t]), to_user=False))
+                steps.append(layout_step(self._running, self.isa, t, n, (INPUT, i), (ARENA, layout.places[t]), to_user=False))
             rows.append(op.name if op else "input:" + t)
         for image, images in layout.portions():
             add(todo[: layout.head], images, layout.places_at(image))
         add(todo[layout.head :], n, layout.places)
-        for i, t in enumerate(self.graph.outputs):
-            steps.append(layout_step(self.graph, self.isa, t, n, (ARENA, layout.places[t]), (OUTPUT, i), to_user=True))
+        for i, t in enumerate(self._running.outputs):
+            steps.append(layout_step(self._running, self.isa, t, n, (ARENA, layout.places[t]), (OUTPUT, i), to_user=True))
             rows.append("output:" + t)
         return _Prepared(_native.Program(self._pool, steps, layout.arena_bytes), tuple(rows))
 
     def _step(self, step: Op | Schedule, n: int, places: Mapping[str, int]) -> Any:
         if isinstance(step, Schedule):
-            return native_group(self.graph, step, n, places, {op.name: self._choices[op.name].packed for op in step.ops})
+            return native_group(self._running, step, n, places, {op.name: self._choices[op.name].packed for op in step.ops})
         operands = [(ARENA, places[t]) for t in step.inputs]
-        return self._choices[step.name].packed, op_problem(self.graph, step, n), operands, (ARENA, places[step.outputs[0]])
+        return self._choices[step.name].packed, op_problem(self._running, step, n), operands, (ARENA, places[step.outputs[0]])
 
 
 def spread_ms(ms: Any) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ import numpy as np
 from ..formats import NM, Block, Format, Lut
 from ..fusion import group_name
 from ..graph import Graph, Op, problem, weight_shape
+from ..intake import quantize_first, quantizers
 from ..plan import roots
 from ..spec import WEIGHTED
 
@@ -97,16 +98,21 @@ STEPS: dict[str, Callable[[Op, int, int], int]] = {
 def works(graph: Graph, batch: int = 1, element: str | None = None, groups: Collection[Sequence[str]] = ()) -> tuple[Work, ...]:
     """A Work per step that runs, named as `Session.profile` names them: layout in, ops (a reshape is none), layout out.
 
+    Inputs are taken as a program takes them (`jettison.intake`).
+
     element: count as if every number had this type ("f32", "bf16", "i8"), whatever the graph holds.
     groups: ops that run as one kernel (`Session.groups`), named by `fusion.group_name`.
     """
+    together = {name for names in groups for name in names}
+    graph = quantize_first(graph, together)
+    direct = quantizers(graph, together)
     root = roots(graph)
     sizes = {t: batch * spec.size * BYTES[element or DTYPE_ELEMENT[spec.dtype]] for t, spec in graph.tensors.items()}
 
     def access(tensor: str) -> Access:
         return Access(root[tensor], sizes[tensor])
 
-    rows = [_layout("input:" + t, Access("caller:" + t, sizes[t]), access(t), element) for t in graph.inputs]
+    rows = [_layout("input:" + t, Access("caller:" + t, sizes[t]), access(t), element) for t in graph.inputs if t not in direct]
     rows += [_work(graph, op, batch, element, access) for op in graph.ops if op.kind != "reshape"]
     rows += [_layout("output:" + t, access(t), Access("caller:" + t, sizes[t]), element) for t in graph.outputs]
     return _grouped(rows, groups)
