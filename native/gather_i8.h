@@ -92,6 +92,7 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
 template <int Vectors, int Most, int PB, int OB>
 JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, int64_t stops, int64_t pixel,
                            const uint8_t* const* table) {
+  static_assert(!kSaturates || Vectors == 1, "an entry of a list is one vector");
   if constexpr (kSaturates) return listed_tile<true, Most, PB>(a, end, b, stops, pixel, table);
   i32v acc[PB][OB];
   start(b.bias, acc);

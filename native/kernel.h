@@ -5,7 +5,7 @@
 // Every kernel file is compiled once per instruction set, into namespace jettison::ISA (ISA = scalar,
 // avx2, avx512), so the same source gives three kernels.
 // Rules for kernel files: no std containers, strings or exceptions (the linker might hand an AVX-512
-// copy of a template to the scalar path); plain structs, pointers and <cstring> only.
+// copy of a template to the scalar path); plain structs, pointers, <cstring> and, to pack, <cstdlib> only.
 // `pack` runs once at load; `run` allocates nothing, cannot fail, and may be called for different
 // jobs by several threads at once.
 // What is packed serves any batch size and any band of rows: it depends on the widths, strides and channels, never on
