@@ -1,4 +1,7 @@
-"""A busy machine makes no test fail: hypothesis judges answers here, not how long they take. And commands to call."""
+"""A busy machine makes no test fail: hypothesis judges answers here, not how long they take. And commands to call.
+
+Imports nothing of Jettison: tests also run where only a part of it is there.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from command import NET, Result
-from graphs import small
-from jettison import file
-from jettison.cli import main
 
 settings.register_profile("jettison", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("jettison")
@@ -17,6 +17,8 @@ settings.load_profile("jettison")
 @pytest.fixture
 def call(capfd, monkeypatch):
     """Run a command in this process."""
+    from jettison.cli import main
+
     monkeypatch.setenv("JETTISON_DEBUG", "0")
 
     def run(*args: object) -> Result:
@@ -31,6 +33,9 @@ def call(capfd, monkeypatch):
 
 @pytest.fixture
 def saved(tmp_path):
+    from graphs import small
+    from jettison import file
+
     path = tmp_path / "small.jettison"
     file.save(small(), path, {"classes": ["a", "b", "c"]})
     return path
