@@ -267,7 +267,8 @@ def write(args: argparse.Namespace) -> None:
         "commit": commit(),
         "runs": runs,
     }
-    replace_json(args.result, result)
+    if not args.list:
+        replace_json(args.result, result)
     for row in result["summary"]:
         accuracy = f"{row['accuracy_percent']:.2f} ± {row['spread'] or 0:.2f}"
         print(f"{row['method']:8} {row['pattern']:6} {accuracy}  lost {row['lost_points']:.2f}  seeds {row['seeds']}")
