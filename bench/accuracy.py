@@ -127,7 +127,8 @@ def main() -> None:
         done = finished(args)
         for run in queue(args):
             print(f"{run.name:24}", f"{100 * done[run.name]['accuracy']:.2f}" if run.name in done else "-")
-    elif not args.collect:
+        return show(summary(in_order(done)))
+    if not args.collect:
         torch.set_num_threads(args.threads)
         work_off(args)
     write(args)
@@ -249,10 +250,16 @@ def spread(values: list[float]) -> float | None:
     return round(statistics.stdev(values), 3) if len(values) > 1 else None
 
 
+def in_order(done: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """By pattern, method and seed."""
+    patterns, cases = [DENSE, *PATTERNS], [DENSE, *CASES]
+    return sorted(done.values(), key=lambda r: (patterns.index(r["pattern"]), cases.index(r["case"]), r["seed"]))
+
+
 def write(args: argparse.Namespace) -> None:
-    """The result file, from all finished runs: by pattern, method and seed."""
-    order = [DENSE, *PATTERNS], [DENSE, *CASES]
-    runs = sorted(finished(args).values(), key=lambda r: (order[0].index(r["pattern"]), order[1].index(r["case"]), r["seed"]))
+    """The result file, from all finished runs."""
+    done = finished(args)
+    runs = in_order(done)
     if not runs:
         return
     result = {
@@ -263,13 +270,16 @@ def write(args: argparse.Namespace) -> None:
         "epochs": args.epochs,
         "distill": args.distill,
         "summary": summary(runs),
-        "missing": [r.name for r in queue(args) if r.name not in finished(args)],
+        "missing": [r.name for r in queue(args) if r.name not in done],
         "commit": commit(),
         "runs": runs,
     }
-    if not args.list:
-        replace_json(args.result, result)
-    for row in result["summary"]:
+    replace_json(args.result, result)
+    show(result["summary"])
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
         accuracy = f"{row['accuracy_percent']:.2f} ± {row['spread'] or 0:.2f}"
         print(f"{row['method']:8} {row['pattern']:6} {accuracy}  lost {row['lost_points']:.2f}  seeds {row['seeds']}")
 

@@ -127,7 +127,7 @@ def accuracy(run: Callable[[np.ndarray], Any], tests: list[Batch]) -> float:
 
 def key(row: dict[str, Any]) -> tuple:
     """What a row is about, in the order of the table."""
-    name = "-".join(part.replace(":", "_") for part in (row.get("method", "dense"), row["pattern"]) if part != "dense") or "dense"
+    name = "-".join(part.replace(":", "_") for part in (row["method"], row["pattern"]) if part != "dense") or "dense"
     return row["network"] == "resnet18", RUNS.index(name), row.get("seed", 0), row["data"]
 
 

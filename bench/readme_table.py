@@ -119,8 +119,8 @@ def _density(pattern: str) -> float:
     return int(n) / int(m)
 
 
-def _percent(row: dict[str, Any]) -> str:
-    return f"{row['accuracy_percent']:.2f}" + ("" if row["spread"] is None else f" ± {row['spread']:.2f}")
+def _percent(row: dict[str, Any], mean: str = "accuracy_percent", spread: str = "spread") -> str:
+    return f"{row[mean]:.2f}" + ("" if row[spread] is None else f" ± {row[spread]:.2f}")
 
 
 def _accuracy_cell(row: dict[str, Any] | None) -> str:
@@ -269,11 +269,7 @@ def _convfirst_accuracy(r: dict[str, Any]) -> str:
     about = f"Trained from scratch on {run['data']}, {run['recipe']['epochs']} epochs, one recipe, whole test set, last epoch"
     lines = [f"\n{about}:\n\n| network | seeds | float32, % | int8, % |\n|---|---|---|---|\n"]
     for row in r["convfirst_accuracy"]:
-        f32, int8 = (
-            f"{row[k]:.2f}" + ("" if row[s] is None else f" ± {row[s]:.2f}")
-            for k, s in (("accuracy_percent", "spread"), ("int8_percent", "int8_spread"))
-        )
-        lines.append(f"| {row['network']} | {row['seeds']} | {f32} | {int8} |\n")
+        lines.append(f"| {row['network']} | {row['seeds']} | {_percent(row)} | {_percent(row, 'int8_percent', 'int8_spread')} |\n")
     return "".join(lines)
 
 

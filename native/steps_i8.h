@@ -22,7 +22,7 @@ namespace JETTISON_ISA_NAME {
 
 JT_INLINE int64_t list_bytes(int64_t stops, int64_t steps) { return align64((2 * stops + steps) * (int64_t)sizeof(int32_t)); }
 
-// What the pairs of a step weigh: the sum of the positive weights, and that of the negative ones without its sign.
+// pair_reach of every pair of a step, and the largest of all.
 struct Reach {
   uint8_t high[2 * W], low[2 * W];
   int most;
@@ -32,11 +32,10 @@ struct Reach {
 JT_INLINE Reach reach_of(const int8_t* weights, int32_t step) {
   Reach r{{}, {}, 0, step};
   for (int i = 0; i < 2 * W; ++i) {
-    const int a = weights[2 * i], b = weights[2 * i + 1];
-    const int high = (a > 0 ? a : 0) + (b > 0 ? b : 0), low = -(a < 0 ? a : 0) - (b < 0 ? b : 0), most = high > low ? high : low;
-    r.high[i] = (uint8_t)high;
-    r.low[i] = (uint8_t)low;
-    if (most > r.most) r.most = most;
+    const PairReach pair = pair_reach(weights[2 * i], weights[2 * i + 1]);
+    r.high[i] = (uint8_t)pair.high;
+    r.low[i] = (uint8_t)pair.low;
+    r.most = (int)max64(r.most, max64(pair.high, pair.low));
   }
   return r;
 }

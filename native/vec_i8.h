@@ -44,11 +44,6 @@ JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
 }
 using u8p = u8q;
 using i8p = i8q;
-JT_INLINE u8p broadcast_quad(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return _mm512_set1_epi32(x);
-}
 JT_INLINE window_t load_window(const uint8_t* p) { return _mm512_loadu_si512(p); }
 JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm512_permutexvar_epi8(_mm512_loadu_si512(index), v); }
 JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int8_t*)quad)[lane * 4 + j] = w; }
@@ -100,22 +95,15 @@ JT_INLINE void put_weight(void* quad, int lane, int j, int8_t w) { ((int16_t*)qu
 using u8p = __m256i;
 using i8p = __m256i;
 JT_INLINE i8p load_pairs(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
-JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) {
-  const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+JT_INLINE i32v add_pairs(i32v acc, __m256i pairs) {
+  const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums));  // add: GCC would copy every sum in every round of a loop
   return acc;
 }
+JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) { return add_pairs(acc, _mm256_maddubs_epi16(x, w)); }
 // For two steps that fit together.
 JT_INLINE i32v dot_two_pairs(i32v acc, u8p x0, i8p w0, u8p x1, i8p w1) {
-  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w0), _mm256_maddubs_epi16(x1, w1));
-  const __m256i sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-  __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(sums));
-  return acc;
-}
-JT_INLINE u8p broadcast_quad(const uint8_t* p) {
-  int32_t x;
-  std::memcpy(&x, p, 4);
-  return _mm256_set1_epi32(x);
+  return add_pairs(acc, _mm256_add_epi16(_mm256_maddubs_epi16(x0, w0), _mm256_maddubs_epi16(x1, w1)));
 }
 JT_INLINE u8p gather(const uint8_t* index, window_t v) { return _mm256_shuffle_epi8(v, _mm256_loadu_si256((const __m256i*)index)); }
 using u8v = __m256i;
@@ -171,11 +159,6 @@ JT_INLINE window_t load_window(const uint8_t* p) {
 }
 using u8p = u8q;
 using i8p = i8q;
-JT_INLINE u8p broadcast_quad(const uint8_t* p) {
-  u8p o;
-  for (int i = 0; i < 16; ++i) o.v[i] = p[i % 4];
-  return o;
-}
 JT_INLINE u8p gather(const uint8_t* index, window_t v) {
   u8q o;
   for (int i = 0; i < 16; ++i) o.v[i] = v.v[index[i]];
@@ -199,6 +182,20 @@ JT_INLINE i32v dot_pairs(i32v acc, u8p x, i8p w) { return dot(acc, x, w); }
 JT_INLINE i32v dot_two_pairs(i32v acc, u8p x0, i8p w0, u8p x1, i8p w1) { return dot(dot(acc, x0, w0), x1, w1); }
 #endif
 
+// Four bytes in every lane.
+JT_INLINE u8p broadcast_quad(const uint8_t* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+#if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
+  return set1_i32(x);
+#else
+  const i32v lanes = set1_i32(x);
+  u8p o;
+  std::memcpy(&o, &lanes, sizeof o);
+  return o;
+#endif
+}
+
 constexpr bool kSaturates = kIsa == Isa::avx2;
 constexpr int kPairsBytes = 4 * W;  // packed bytes of one i8p, and of the indices of one gather
 
@@ -207,10 +204,17 @@ JT_INLINE void put_pairs(void* to, int lane, int j, int8_t w) { ((int8_t*)to)[la
 // Weights of one sign whose products with u8 add up inside 16 bits: 255·128 < 2^15.
 constexpr int kMostWeight = 128;
 
+// The sum of a pair's positive weights, and that of the negative ones without its sign.
+struct PairReach {
+  int high, low;
+};
+
+JT_INLINE PairReach pair_reach(int w0, int w1) { return {(w0 > 0 ? w0 : 0) + (w1 > 0 ? w1 : 0), -(w0 < 0 ? w0 : 0) - (w1 < 0 ? w1 : 0)}; }
+
 // Whether x·w0 + y·w1 stays exact in dot_pairs for all u8 x and y.
 JT_INLINE bool pair_fits(int w0, int w1) {
-  const int high = (w0 > 0 ? w0 : 0) + (w1 > 0 ? w1 : 0), low = (w0 < 0 ? w0 : 0) + (w1 < 0 ? w1 : 0);
-  return !kSaturates || (high <= kMostWeight && low >= -kMostWeight);
+  const PairReach r = pair_reach(w0, w1);
+  return !kSaturates || (r.high <= kMostWeight && r.low <= kMostWeight);
 }
 
 #if !defined(JETTISON_AVX512)  // without masks

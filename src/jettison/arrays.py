@@ -22,14 +22,8 @@ def to_array(x: Any, name: str) -> np.ndarray:
         raise InputError(f"input {name!r} cannot be read through DLPack: {e}; detach it and move it to the CPU") from None
 
 
-def user_shape(graph: Graph, tensor: str, n: int) -> tuple[int, ...]:
-    """Shape of n samples of a graph input or output as the user has them."""
-    shape = graph.tensors[tensor].shape
-    return (n, shape[2], shape[0], shape[1]) if graph.layouts.get(tensor) == "nchw" else (n, *shape)
-
-
 def empty_outputs(graph: Graph, n: int) -> list[np.ndarray]:
-    return [np.empty(user_shape(graph, t, n), np.float32) for t in graph.outputs]
+    return [np.empty((n, *graph.user_shape(t)), np.float32) for t in graph.outputs]
 
 
 def accept(graph: Graph, inputs: tuple[Any, ...]) -> tuple[list[np.ndarray], int]:
@@ -40,7 +34,7 @@ def accept(graph: Graph, inputs: tuple[Any, ...]) -> tuple[list[np.ndarray], int
     arrays = [to_array(x, name) for x, name in zip(inputs, names)]
     n = arrays[0].shape[0] if arrays[0].ndim else 0
     for x, name in zip(arrays, names):
-        want = user_shape(graph, name, max(n, 1))
+        want = (max(n, 1), *graph.user_shape(name))
         if x.shape != want or n < 1:
             shown = "(n, " + ", ".join(map(str, want[1:])) + ")"
             raise InputError(f"input {name!r} must have shape {shown} with n >= 1, the same for all inputs; got {x.shape}")

@@ -94,6 +94,11 @@ class Graph:
         """Of its arithmetic: "int8" if any tensor is u8, else "f32"."""
         return "int8" if any(t.dtype == "u8" for t in self.tensors.values()) else "f32"
 
+    def user_shape(self, name: str) -> tuple[int, ...]:
+        """Of a sample of an input or output as the user sees it: "nchw" images (c, h, w)."""
+        shape = self.tensors[name].shape
+        return (shape[2], *shape[:2]) if self.layouts.get(name) == "nchw" else shape
+
     def weight_parts(self, op: Op) -> dict[str, np.ndarray]:
         """The encoded parts of `op`'s weight, by part name (Dense: {"weight": …})."""
         base = op.params["weight"]

@@ -67,7 +67,7 @@ def layout_step(graph: Graph, isa: str, tensor: str, n: int, source: tuple[int, 
     if graph.layouts.get(tensor) != "nchw":
         size = _native.Problem("reshape", n, [stored], stored, {"shape": stored})
         return _native.Packed("reshape", isa, size, {}), size, [source], target
-    user = [stored[2], stored[0], stored[1]]
+    user = list(graph.user_shape(tensor))
     shapes, perm = ((stored, user), CHW) if to_user else ((user, stored), HWC)
     size = _native.Problem("transpose", n, [shapes[0]], shapes[1], {"perm": list(perm)})
     return _native.Packed("transpose", isa, size, {}), size, [source], target

@@ -54,12 +54,10 @@ def compute(kind: str, inputs: Arrays, attrs: Attrs, params: Params) -> np.ndarr
 
 
 def _stored(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
-    nchw = graph.layouts.get(name) == "nchw"
-    shape = graph.tensors[name].shape
-    seen = (shape[2], *shape[:2]) if nchw else shape
+    seen = graph.user_shape(name)
     if x.ndim != len(seen) + 1 or x.shape[1:] != seen:
         raise InputError(f"input {name!r} needs shape (n, {', '.join(map(str, seen))}), got {x.shape}")
-    return x.transpose(0, 2, 3, 1) if nchw else x
+    return x.transpose(0, 2, 3, 1) if graph.layouts.get(name) == "nchw" else x
 
 
 def _params(graph: Graph, op: Op) -> dict[str, np.ndarray]:

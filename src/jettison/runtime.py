@@ -115,7 +115,7 @@ class Session:
             from .file import load
 
             self.graph = load(source)
-        grouped = [] if isinstance(fuse, bool) else [op if isinstance(op, str) else op.name for g in fuse for op in _members(g)]
+        grouped = [] if isinstance(fuse, bool) else [name for group in fuse for name in _names(group)]
         self._running = quantize_first(self.graph, grouped)
         self._quantizers = quantizers(self._running, grouped)
         self._body = without(self._running, self._quantizers)
@@ -349,8 +349,8 @@ def _ops(step: Op | Schedule) -> tuple[Op, ...]:
     return step.ops if isinstance(step, Schedule) else (step,)
 
 
-def _members(group: Schedule | Sequence[str]) -> Sequence[Op | str]:
-    return group.ops if isinstance(group, Schedule) else group
+def _names(group: Schedule | Sequence[str]) -> Sequence[str]:
+    return [op.name for op in group.ops] if isinstance(group, Schedule) else group
 
 
 def _timings(tune: bool | Timings) -> Timings | None:

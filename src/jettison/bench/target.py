@@ -127,10 +127,4 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
 def random_inputs(graph: Graph, batch: int, seed: int) -> tuple[np.ndarray, ...]:
     """Normally distributed float32 inputs in the user's layout."""
     rng = np.random.default_rng(seed)
-    return tuple(rng.standard_normal((batch, *user_shape(graph, name)), np.float32) for name in graph.inputs)
-
-
-def user_shape(graph: Graph, name: str) -> tuple[int, ...]:
-    """Per sample, as the user sees it: images (c, h, w)."""
-    shape = graph.tensors[name].shape
-    return (shape[2], *shape[:2]) if graph.layouts.get(name) == "nchw" else shape
+    return tuple(rng.standard_normal((batch, *graph.user_shape(name)), np.float32) for name in graph.inputs)

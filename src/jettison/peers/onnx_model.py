@@ -71,10 +71,7 @@ class _Writer:
         return self.constant(np.asarray(values, np.int64))
 
     def info(self, name: str, as_name: str) -> onnx.ValueInfoProto:
-        shape = self.graph.tensors[name].shape
-        if self.graph.layouts.get(name) == "nchw":
-            shape = (shape[2], *shape[:2])
-        return helper.make_tensor_value_info(as_name, onnx.TensorProto.FLOAT, (self.batch, *shape))
+        return helper.make_tensor_value_info(as_name, onnx.TensorProto.FLOAT, (self.batch, *self.graph.user_shape(name)))
 
     def inputs(self, op: Op) -> list[str]:
         return [self.value[name] for name in op.inputs]

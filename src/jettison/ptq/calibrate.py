@@ -43,8 +43,7 @@ def whole(graph: Graph, images: Images | Sequence[Images]) -> tuple[np.ndarray, 
     if len(arrays) != len(graph.inputs):
         raise InputError(f"calibration needs images for {len(graph.inputs)} input(s) ({', '.join(graph.inputs)}), got {len(arrays)}")
     for name, x in zip(graph.inputs, arrays):
-        shape = graph.tensors[name].shape
-        want = (shape[2], *shape[:2]) if graph.layouts.get(name) == "nchw" else shape
+        want = graph.user_shape(name)
         if x.ndim != len(want) + 1 or x.shape[1:] != want or len(x) != len(arrays[0]):
             shown = ", ".join(map(str, want))
             raise InputError(f"calibration images for {name!r} must have shape (n, {shown}), got {x.shape}")
