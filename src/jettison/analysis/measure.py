@@ -32,12 +32,14 @@ class Measured:
 
 
 def measure(session: Session, inputs: Sequence[np.ndarray], runs: int) -> Measured:
-    """Runs with and without a clock around every kernel, in turns, after two that do not count."""
+    """Runs with and without a clock around every kernel, in turns, each after one that does not count.
+
+    What happens between runs would else be counted as the network's: threads that sleep, caches that hold something else.
+    """
     layers, whole = [], []
-    session.run(*inputs)
-    session.run(*inputs)
     for _ in range(runs):
-        layers.append(session.profile(*inputs, runs=1))
+        layers.append(session.profile(*inputs, runs=1))  # runs once before
+        session.run(*inputs)
         start = time.perf_counter_ns()
         session.run(*inputs)
         whole.append((time.perf_counter_ns() - start) / 1e6)

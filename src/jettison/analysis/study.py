@@ -12,6 +12,7 @@ from ..runtime import Session
 from .load import Load
 from .machine import Machine, only
 from .measure import measure, this_machine
+from .probe import sharing
 from .waterline import Waterline, waterline
 from .whatif import Baseline, Change, blocks, predicted_ms, row
 from .work import works
@@ -58,19 +59,22 @@ def measured(
     before = Load.now()
     session = Session(graph, threads=threads)
     limits = only(machine, session.isa) if machine else this_machine(threads, session.isa)
+    shared = sharing((1, threads), session.isa)
     tell("measuring", 0.2)
     found = measure(session, random_inputs(graph, batch, seed=0), runs)
     counted = works(graph, batch, groups=session.groups(batch))
     analysis = waterline(counted, limits, threads, found.times_ms, found.median_ms)
-    if not changes:
-        return Study(analysis, [], tuple(before.complaints()))
-    rows = [row("as it is", analysis, None, found.median_ms)]
-    baseline = Baseline(found, session.profile_apart(batch), counted)
-    for i, (change, new) in enumerate(changes):
-        tell(f"what if {change}", 0.3 + 0.7 * i / len(changes))
-        changed_session = Session(new, threads=threads, fuse=blocks(new) if change.fuse else True)
-        rows.append(_changed(changed_session, change, limits, change.batch or batch, runs, baseline, check))
-    return Study(analysis, rows, tuple(before.complaints()))
+    rows: list[dict[str, Any]] = []
+    if changes:
+        rows.append(row("as it is", analysis, None, found.median_ms))
+        baseline = Baseline(found, session.profile_apart(batch), counted)
+        for i, (change, new) in enumerate(changes):
+            tell(f"what if {change}", 0.3 + 0.7 * i / len(changes))
+            changed_session = Session(new, threads=threads, fuse=blocks(new) if change.fuse else True)
+            shared = shared or sharing((1, threads), session.isa)
+            rows.append(_changed(changed_session, change, limits, change.batch or batch, runs, baseline, check))
+    shared = shared or sharing((1, threads), session.isa)
+    return Study(analysis, rows, (*shared, *before.complaints()))
 
 
 def _changed(session: Session, change: Change, limits: Machine, n: int, runs: int, baseline: Baseline, check: bool) -> dict[str, Any]:
