@@ -97,12 +97,14 @@ def studied(name: str, machine: Path) -> dict[str, Any]:
         changes.append((change, file.load(path) if path.exists() else graph))
     start = time.perf_counter()
     with pinned(processors(THREADS)):
-        for disturbed in range(TRIES):  # what was measured while threads shared a core, or other programs ran, is not kept
+        disturbed = 0
+        while True:  # what was measured while threads shared a core, or other programs ran, is not kept
             study: Study = measured(graph, load(machine), THREADS, 1, 20, changes, check=True)
             if not study.warnings:
                 break
-        else:
-            raise SystemExit(f"{name}: the machine was disturbed {TRIES} times: {'; '.join(study.warnings)}")
+            disturbed += 1
+            if disturbed == TRIES:
+                raise SystemExit(f"{name}: the machine was disturbed {TRIES} times: {'; '.join(study.warnings)}")
     analysis = study.analysis
     layers = sum(box.measured_ms or 0.0 for box in analysis.boxes)
     print(name, f"{analysis.measured_ms:.3f} ms, layers {layers:.3f}", [(r["change"], r["error"]) for r in study.what_if], study.warnings)

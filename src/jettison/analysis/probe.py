@@ -1,8 +1,8 @@
 """Measuring what this machine permits: streams of single instructions, and reading from every memory level.
 
 A rate is the best of many short bursts, in turns with those of the other rates, since whatever disturbs a burst only
-makes it slower. With several threads all run at once, each on memory of its own. Caches are read at half their size, main memory at four times the last
-cache. The clock, cycles of dependent additions, is taken before, between and after.
+makes it slower. With several threads all run at once, each on memory of its own. Caches are read at half their size,
+main memory at four times the last cache. The clock, cycles of dependent additions, is taken before, between and after.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def probe(
             Memory("memory", 0, False, _rising(rates["memory"])),
         ),
     )
-    return Probe(check(machine), (*_drift(clocks), *sharing(threads, isas[0], rates["f32", "dense", isas[0]]), *before.complaints()), max(clocks), time.perf_counter() - start)
+    warnings = (*_drift(clocks), *sharing(threads, isas[0], rates["f32", "dense", isas[0]]), *before.complaints())
+    return Probe(check(machine), warnings, max(clocks), time.perf_counter() - start)
 
 
 def _rate(stream: Any, threads: int, bursts: int) -> float:
