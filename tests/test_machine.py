@@ -9,7 +9,7 @@ import pytest
 
 from jettison.analysis import machine
 from jettison.analysis.machine import Machine, load, names, text
-from jettison.analysis.probe import _rate, probe
+from jettison.analysis.probe import _rate, probe, sharing
 from jettison.errors import MachineError
 from jettison.runtime import isas
 
@@ -146,3 +146,9 @@ def test_a_burst_that_another_program_interrupts_does_not_spoil_the_rate() -> No
             return interrupted + 2_000 + passes * iterations  # a nanosecond an iteration, and the start
 
     assert _rate(Stream(), threads=2, bursts=12) == pytest.approx(16 * 2 * 1e9, rel=0.05)
+
+
+@pytest.mark.parametrize(("rates", "warned"), [((59e9, 118e9), False), ((59e9, 110e9), False), ((59e9, 62e9), True), ((59e9, 59e9), True)])
+def test_threads_that_share_a_core_are_warned_of(rates, warned) -> None:
+    found = sharing((1, 2), isas()[0], rates)
+    assert [("2 threads computed" in line and "shared a core" in line) for line in found] == [True] * warned
