@@ -96,11 +96,10 @@ def _ratio(theirs: float | None, ours: float) -> str:
 
 
 def accuracy(results: dict[str, dict[str, Any]]) -> str:
-    """A table for each network: a row for each method, a column for each pattern."""
+    """A table for each recipe, shorter ones first: a row for each method, a column for each pattern."""
     out = []
-    for name, r in results.items():
-        if "summary" not in r:
-            continue
+    tables = [(name, r) for name, r in results.items() if "summary" in r]
+    for name, r in sorted(tables, key=lambda table: table[1]["epochs"]):
         rows = {(s["method"], s["pattern"]): s for s in r["summary"]}
         patterns = sorted({p for _, p in rows} - {"dense"}, key=lambda p: -_density(p))
         dense = rows.pop(("dense", "dense"), None)

@@ -107,7 +107,7 @@ def studied(name: str, machine: Path) -> dict[str, Any]:
                 raise SystemExit(f"{name}: the machine was disturbed {TRIES} times: {'; '.join(study.warnings)}")
     analysis = study.analysis
     layers = sum(box.measured_ms or 0.0 for box in analysis.boxes)
-    print(name, f"{analysis.measured_ms:.3f} ms, layers {layers:.3f}", [(r["change"], r["error"]) for r in study.what_if], study.warnings)
+    print(name, f"{analysis.measured_ms:.3f} ms, layers {layers:.3f}", [(r["change"], r["error"]) for r in study.what_if])
     return {
         "end_to_end_ms": analysis.measured_ms,
         "layers_ms": layers,

@@ -150,5 +150,5 @@ def test_a_burst_that_another_program_interrupts_does_not_spoil_the_rate() -> No
 
 @pytest.mark.parametrize(("rates", "warned"), [((59e9, 118e9), False), ((59e9, 110e9), False), ((59e9, 62e9), True), ((59e9, 59e9), True)])
 def test_threads_that_share_a_core_are_warned_of(rates, warned) -> None:
-    found = sharing((1, 2), isas()[0], rates)
+    found = sharing((1, 2), rates)
     assert [("2 threads computed" in line and "shared a core" in line) for line in found] == [True] * warned

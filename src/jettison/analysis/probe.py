@@ -22,7 +22,7 @@ from .machine import Machine, Memory, Peak, check
 KINDS = (("f32", "dense"), ("f32", "nm"), ("i8", "dense"), ("i8", "nm"), ("i8", "lut"))  # element, format
 GUESSES = 4  # bursts before the length is right
 BURST_NS = 2_000_000
-TURNS = 4  # each rate is looked for so many times, a second apart: what another machine on this computer takes, it gives back
+TURNS = 4  # each rate is looked for so many times, half a second apart: a disturbance may end meanwhile
 MAIN_BYTES = 256 << 20  # read at least, for main memory
 MAX_MAIN_BYTES = 2 << 30
 CLOCK_DRIFT = 0.03  # of the highest clock seen
@@ -69,8 +69,10 @@ def probe(
             for i, (what, stream) in enumerate(streams.items()):
                 done = (step + (turn + i / len(streams)) / TURNS) / len(threads)
                 tell(f"{what if isinstance(what, str) else ' '.join(what)}, {count} threads", done)
-                clocks.append(_rate(clock, 1, 3))
-                best[what] = max(best[what], _rate(stream, count, bursts // TURNS))
+                if i % TURNS == turn:  # once by every stream, all along the way
+                    clocks.append(_rate(clock, 1, 3))
+                best[what] = _rate(stream, count, bursts // TURNS, best[what])
+        clocks.append(_rate(clock, 1, 3))
         for element, _, isa in kinds:  # where gathering costs nothing, noise must not make it a gain
             best[element, "nm", isa] = min(best[element, "nm", isa], best[element, "dense", isa])
         for what, rate in best.items():
@@ -88,21 +90,22 @@ def probe(
             Memory("memory", 0, False, _rising(rates["memory"])),
         ),
     )
-    warnings = (*_drift(clocks), *sharing(threads, isas[0], rates["f32", "dense", isas[0]]), *before.complaints())
+    warnings = (*_drift(clocks), *sharing(threads, rates["f32", "dense", isas[0]]), *before.complaints())
     return Probe(check(machine), warnings, max(clocks), time.perf_counter() - start)
 
 
-def _rate(stream: Any, threads: int, bursts: int) -> float:
-    """Units per second of all threads together: the best burst, each of at least one pass over the memory.
+def _rate(stream: Any, threads: int, bursts: int, known: float = 0.0) -> float:
+    """Units per second of all threads together: the best burst, each of at least one pass over the memory, or what is `known`.
 
     A burst is as long as takes `BURST_NS` at the best rate so far: one that another program interrupts cannot shorten the next.
     """
     iterations = stream.pass_iterations or 1000
-    passes, best = 1, 0.0  # passes a nanosecond
-    for _ in range(bursts + GUESSES):
-        best = max(best, passes / max(stream.run(passes, iterations), 1))
+    units = stream.unit * iterations * threads  # of a pass
+    best = known / units / 1e9  # passes a nanosecond
+    for _ in range(bursts if known else bursts + GUESSES):
         passes = max(1, round(BURST_NS * best))
-    return stream.unit * iterations * threads * best * 1e9
+        best = max(best, passes / max(stream.run(passes, iterations), 1))
+    return units * best * 1e9
 
 
 def _rising(rates: list[float]) -> tuple[float, ...]:
@@ -149,13 +152,17 @@ def _drift(clocks: Sequence[float]) -> list[str]:
     return [f"the clock drifted between {low / 1e9:.2f} and {high / 1e9:.2f} GHz; rates are of the fastest moments"]
 
 
-def sharing(threads: Sequence[int], isa: str, rates: Sequence[float] = ()) -> list[str]:
-    """What to warn of if more threads do not compute as much more; it takes 20 ms a number of threads.
+def sharing_now(threads: int, isa: str) -> list[str]:
+    """`sharing`, measured in 20 ms with one thread and with all."""
+    counts = sorted({1, threads})
+    return sharing(counts, [_rate(_native.Probe(_native.Pool(n), "f32", "dense", isa), n, SHORT_BURSTS) for n in counts])
+
+
+def sharing(threads: Sequence[int], rates: Sequence[float]) -> list[str]:
+    """What to warn of if more threads do not compute as much more, by what so many computed.
 
     A virtual machine's processors may be two threads of one core, at times or always; the system in it cannot know.
-    rates: of as many `threads`, where they are known.
     """
-    rates = rates or [_rate(_native.Probe(_native.Pool(n), "f32", "dense", isa), n, SHORT_BURSTS) for n in threads]
     return [
         f"{count} threads computed {rate / rates[0]:.1f} times what {threads[0]} did: some of them shared a core; measure again"
         for count, rate in zip(threads, rates)

@@ -12,7 +12,7 @@ from ..runtime import Session
 from .load import Load
 from .machine import Machine, only
 from .measure import measure, this_machine
-from .probe import sharing
+from .probe import sharing_now
 from .waterline import Waterline, waterline
 from .whatif import Baseline, Change, blocks, predicted_ms, row
 from .work import works
@@ -59,7 +59,7 @@ def measured(
     before = Load.now()
     session = Session(graph, threads=threads)
     limits = only(machine, session.isa) if machine else this_machine(threads, session.isa)
-    shared = sharing((1, threads), session.isa)
+    shared = [sharing_now(threads, session.isa)]
     tell("measuring", 0.2)
     found = measure(session, random_inputs(graph, batch, seed=0), runs)
     counted = works(graph, batch, groups=session.groups(batch))
@@ -71,10 +71,10 @@ def measured(
         for i, (change, new) in enumerate(changes):
             tell(f"what if {change}", 0.3 + 0.7 * i / len(changes))
             changed_session = Session(new, threads=threads, fuse=blocks(new) if change.fuse else True)
-            shared = shared or sharing((1, threads), session.isa)
+            shared.append(sharing_now(threads, session.isa))
             rows.append(_changed(changed_session, change, limits, change.batch or batch, runs, baseline, check))
-    shared = shared or sharing((1, threads), session.isa)
-    return Study(analysis, rows, (*shared, *before.complaints()))
+    shared.append(sharing_now(threads, session.isa))
+    return Study(analysis, rows, (*next(filter(None, shared), ()), *before.complaints()))
 
 
 def _changed(session: Session, change: Change, limits: Machine, n: int, runs: int, baseline: Baseline, check: bool) -> dict[str, Any]:
