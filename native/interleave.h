@@ -7,6 +7,7 @@
 //
 // Unpacking works inside each 16 bytes. So lane i of sum vector v (0 … 3) is channel i/4·16 + v·4 + i%4, and packing
 // the sums the same way puts the channels back in order: no permute on either side. Half h is the vectors 2h, 2h + 1.
+// in_order: what is not packed to bytes, four vectors of one pixel, in order of its channels.
 #pragma once
 #include "vec_i8.h"
 
@@ -30,6 +31,16 @@ struct Zmm {
   JT_INLINE Weight weight(const uint8_t* p) { return _mm512_loadu_si512(p); }
   JT_INLINE void put(uint8_t* p, int lane, int row, int8_t w) { ((int8_t*)p)[lane * 4 + row] = w; }
   JT_INLINE Sums dot(Sums acc, Quad x, Weight w) { return _mm512_dpbusd_epi32(acc, x, w); }
+  JT_INLINE void in_order(const int32_t* sums, int32_t* channels) {
+    __m512i v[4];
+    for (int i = 0; i < 4; ++i) v[i] = load(sums + i * kLanes);
+    for (int i = 0; i < 2; ++i) {
+      const __m512i a = i ? _mm512_shuffle_i32x4(v[0], v[1], 0xee) : _mm512_shuffle_i32x4(v[0], v[1], 0x44);
+      const __m512i b = i ? _mm512_shuffle_i32x4(v[2], v[3], 0xee) : _mm512_shuffle_i32x4(v[2], v[3], 0x44);
+      store_sums(channels + 2 * i * kLanes, _mm512_shuffle_i32x4(a, b, 0x88));
+      store_sums(channels + (2 * i + 1) * kLanes, _mm512_shuffle_i32x4(a, b, 0xdd));
+    }
+  }
   template <int Half>
   JT_INLINE void quads(const Bytes (&x)[4], Quad (&q)[2]) {
     const __m512i ab = Half ? _mm512_unpackhi_epi8(x[0], x[1]) : _mm512_unpacklo_epi8(x[0], x[1]);
@@ -82,6 +93,13 @@ struct Ymm {
 #endif
   JT_INLINE Bytes load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
   JT_INLINE void store_sums(int32_t* p, Sums v) { _mm256_storeu_si256((__m256i*)p, v); }
+  JT_INLINE void in_order(const int32_t* sums, int32_t* channels) {
+    for (int i = 0; i < 2; ++i) {
+      const __m256i a = load(sums + 2 * i * kLanes), b = load(sums + (2 * i + 1) * kLanes);
+      store_sums(channels + i * kLanes, _mm256_permute2x128_si256(a, b, 0x20));
+      store_sums(channels + (i + 2) * kLanes, _mm256_permute2x128_si256(a, b, 0x31));
+    }
+  }
   template <int Half>
   JT_INLINE void quads(const Bytes (&x)[4], Quad (&q)[2]) {
     const __m256i ab = Half ? _mm256_unpackhi_epi8(x[0], x[1]) : _mm256_unpacklo_epi8(x[0], x[1]);
@@ -124,6 +142,9 @@ struct Plain {
   JT_INLINE Weight weight(const uint8_t* p) { return load_quad(p); }
   JT_INLINE void put(uint8_t* p, int lane, int row, int8_t w) { put_weight(p, lane, row, w); }
   JT_INLINE Sums dot(Sums acc, Quad x, Weight w) { return vec::dot(acc, x, w); }
+  JT_INLINE void in_order(const int32_t* sums, int32_t* channels) {
+    for (int i = 0; i < 4 * kLanes; ++i) channels[interleaved_channel(i / kLanes, i % kLanes)] = sums[i];
+  }
   template <int Half>
   JT_INLINE void quads(const Bytes (&x)[4], Quad (&q)[2]) {
     for (int i = 0; i < 8; ++i)

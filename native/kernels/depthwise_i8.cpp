@@ -178,6 +178,12 @@ JT_INLINE void sums(const Problem& a, const Line& line, const Block& b, int64_t 
   }
 }
 
+JT_INLINE void finish_floats(const Problem& a, const Line& line, const Block& b, const int32_t* sums, float* out) {
+  const float* multiplier = line.multiplier + b.channel;
+  for (int64_t o = 0; o < b.width; o += W) store_first(out + o, mul(to_float(load_i32(sums + o)), load(multiplier + o)), b.width - o);
+  if (a.act != Act::none) activate_rows(a, out, 1, b.width);
+}
+
 // The general epilogue, from sums in memory: a residual, or float32 out.
 template <class V, int T>
 __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, const Block& b, const int32_t (&raw)[T][4 * V::kLanes],
@@ -187,7 +193,11 @@ __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, co
   BlockI8 part{};
   for (int64_t t = 0; t < live; ++t) {
     int32_t ordered[4 * L];
-    for (int64_t i = 0; i < 4 * L; ++i) ordered[interleaved_channel(i / L, i % L)] = raw[t][i];
+    V::in_order(raw[t], ordered);
+    if (!line.end.u8 && !line.residual) {
+      finish_floats(a, line, b, ordered, (float*)line.out + (pixel + t) * a.k + b.channel);
+      continue;
+    }
     for (int64_t o = 0; o < b.width; o += W) {
       i32v acc[1][1] = {{load_i32(ordered + o)}};
       part.multiplier = line.multiplier + b.channel + o;
