@@ -17,6 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from table_cells import machine, percent, ratio
+from tables_fusion import convfirst, fusion, fusion_bound
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MARK = re.compile(r"(<!-- results: (\w+)[^>]*-->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -46,9 +49,10 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     """`page` with a fresh table between each pair of marks; `folder` of the results as seen from the page."""
     linked = {f"{folder}/{name}": r for name, r in results.items()}
     tables = {
-        "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost, "fusion": fusion,
+        "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost,
+        "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
-        "convfirst": convfirst, "crisp": crisp, "density": density, "budget": budget,
+        "crisp": crisp, "density": density, "budget": budget,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -84,15 +88,11 @@ def _speed_lines(name: str, r: dict[str, Any]) -> Iterable[str]:
             row["element"],
             row["pattern"],
             f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})",
-            _ratio(dense, row["median_ms"]),
+            ratio(dense, row["median_ms"]),
             f"{peer['median_ms']:.2f} ({peer['engine']})" if peer else "–",
-            f"{1 / row['of_best'][0]:.2f}×" if row.get("of_best") else _ratio(peer and peer["median_ms"], row["median_ms"]),
+            f"{1 / row['of_best'][0]:.2f}×" if row.get("of_best") else ratio(peer and peer["median_ms"], row["median_ms"]),
         ]
         yield f"| {' | '.join(cells)} |\n"
-
-
-def _ratio(theirs: float | None, ours: float) -> str:
-    return f"{theirs / ours:.2f}×" if theirs else "–"
 
 
 def accuracy(results: dict[str, dict[str, Any]]) -> str:
@@ -103,7 +103,7 @@ def accuracy(results: dict[str, dict[str, Any]]) -> str:
         rows = {(s["method"], s["pattern"]): s for s in r["summary"]}
         patterns = sorted({p for _, p in rows} - {"dense"}, key=lambda p: -_density(p))
         dense = rows.pop(("dense", "dense"), None)
-        start = f", dense {_percent(dense)}%" if dense else ""
+        start = f", dense {percent(dense)}%" if dense else ""
         taught = ", distilled from the dense network" if r.get("distill") else ""
         lines = [f"[{r['model']}]({name}), {r['data']}, {r['epochs']} epochs{taught}{start}:\n\n"]
         lines += [f"| method | {' | '.join(patterns)} |\n", f"|---|{'---|' * len(patterns)}\n"]
@@ -118,12 +118,8 @@ def _density(pattern: str) -> float:
     return int(n) / int(m)
 
 
-def _percent(row: dict[str, Any], mean: str = "accuracy_percent", spread: str = "spread") -> str:
-    return f"{row[mean]:.2f}" + ("" if row[spread] is None else f" ± {row[spread]:.2f}")
-
-
 def _accuracy_cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else f"{_percent(row)} (−{row['lost_points']:.2f})".replace("−-", "+")
+    return "–" if row is None else f"{percent(row)} (−{row['lost_points']:.2f})".replace("−-", "+")
 
 
 def int8(results: dict[str, dict[str, Any]]) -> str:
@@ -199,79 +195,6 @@ def mask_cost(results: dict[str, dict[str, Any]]) -> str:
     return "".join(out)
 
 
-def fusion(results: dict[str, dict[str, Any]]) -> str:
-    """Networks fused and layer by layer, then the groups."""
-    found = [(name, r) for name, r in results.items() if "fusion" in r]
-    return "\n".join(f"{_machine(r)}\n\n{_fused_networks(name, r)}\n{_fused_groups(r)}" for name, r in found)
-
-
-def _machine(r: dict[str, Any]) -> str:
-    return f"{r['machine']['processor']}, {r['machine']['isa'][0]}, {r['threads']} threads:"
-
-
-def _fused_networks(name: str, r: dict[str, Any]) -> str:
-    head = "| network | element | batch | layer by layer, ms | fused, ms (p10 – p90) | gain | E layer by layer | E fused "
-    lines = [f"{head}| activations, MB | fused, MB |\n|---|---|---|---|---|---|---|---|---|---|\n"]
-    for n in r["fusion"]:
-        a, b = n["unfused"], n["fused"]
-        before, after = (sum(n[f"{k}_bytes"].values()) / 1e6 for k in ("unfused", "fused"))
-        fused = f"{b['median_ms']:.2f} ({b['p10_ms']:.2f} – {b['p90_ms']:.2f})"
-        lines.append(
-            f"| [{n['network']}]({name}) | {n['element']} | {n['batch']} | {a['median_ms']:.2f} | {fused} "
-            f"| {_ratio(a['median_ms'], b['median_ms'])} | {n['ideal_ms'] / a['median_ms']:.0%} | {n['ideal_ms'] / b['median_ms']:.0%} "
-            f"| {before:.2f} | {after:.2f} |\n"
-        )
-    return "".join(lines)
-
-
-def _fused_groups(r: dict[str, Any]) -> str:
-    """Groups of at least three layers: whole blocks."""
-    lines = ["| network, element, batch | group | layers | layer by layer, ms | fused, ms | gain |\n|---|---|---|---|---|---|\n"]
-    for n in r["fusion"]:
-        if "efficientnet" in n["network"]:
-            continue  # cut by squeeze-excitation into many small groups
-        for g in n["groups"]:
-            if len(g["layers"]) >= 3:
-                where = f"{n['network']}, {n['element']}, {n['batch']}"
-                ends = f"{g['layers'][0]} … {g['layers'][-1]}"
-                gain = _ratio(g["unfused_ms"], g["fused_ms"])
-                lines.append(f"| {where} | {ends} | {len(g['layers'])} | {g['unfused_ms']:.3f} | {g['fused_ms']:.3f} | {gain} |\n")
-    return "".join(lines)
-
-
-def convfirst(results: dict[str, dict[str, Any]]) -> str:
-    """A line for each network, size and engine; over ConvNeXt in Inductor, as the paper has it. Then accuracies, where trained."""
-    out = []
-    for name, r in results.items():
-        rows = r.get("convfirst_speed")
-        if not rows:
-            continue
-        about = r["speed_about"]
-        where = f"{about['machine']['processor']}, {about['machine']['isa'][0]}, {about['threads']} threads, batch {about['batch']}"
-        out.append(f"[{where}]({name}):\n\n")
-        out.append(
-            "| network | images | engine | element | median ms (p10 – p90) | over ConvNeXt in Inductor |\n|---|---|---|---|---|---|\n"
-        )
-        base = {row["size"]: row["median_ms"] for row in rows if row["network"].startswith("convnext") and row["engine"] == "inductor"}
-        for row in rows:
-            ms, size = f"{row['median_ms']:.2f} ({row['p10_ms']:.2f} – {row['p90_ms']:.2f})", f"{row['size']}×{row['size']}"
-            gain = _ratio(base[row["size"]], row["median_ms"])
-            out.append(f"| {row['network']} | {size} | {row['engine']} | {row['element']} | {ms} | {gain} |\n")
-        out.append(_convfirst_accuracy(r))
-    return "".join(out)
-
-
-def _convfirst_accuracy(r: dict[str, Any]) -> str:
-    if not r.get("convfirst_accuracy"):
-        return ""
-    run = r["runs"][0]
-    about = f"Trained from scratch on {run['data']}, {run['recipe']['epochs']} epochs, one recipe, whole test set, last epoch"
-    lines = [f"\n{about}:\n\n| network | seeds | float32, % | int8, % |\n|---|---|---|---|\n"]
-    for row in r["convfirst_accuracy"]:
-        lines.append(f"| {row['network']} | {row['seeds']} | {_percent(row)} | {_percent(row, 'int8_percent', 'int8_spread')} |\n")
-    return "".join(lines)
-
-
 def post_training(results: dict[str, dict[str, Any]]) -> str:
     """A table for each network: a row for each way of pruning, a column for each pattern."""
     out = []
@@ -317,7 +240,7 @@ def waterline(results: dict[str, dict[str, Any]]) -> str:
     """The probe beside another program, layers beside the whole, predictions beside measurements: medians of all runs."""
     found = [(name, r) for name, r in results.items() if "waterline" in r]
     return "\n".join(
-        f"{_machine(r)} [{name.rpartition('/')[2]}]({name})\n\n{_probed(r['waterline']['probe'])}\n{_predicted(r['waterline']['networks'])}"
+        f"{machine(r)} [{name.rpartition('/')[2]}]({name})\n\n{_probed(r['waterline']['probe'])}\n{_predicted(r['waterline']['networks'])}"
         for name, r in found
     )
 
@@ -392,7 +315,7 @@ def density(results: dict[str, dict[str, Any]]) -> str:
         peer = min((o for o in rows if o["engine"] != "jettison"), key=lambda o: o["median_ms"])
         ours = {o["pattern"]: o for o in rows if o["engine"] == "jettison"}
         about = (
-            f"[{r['model']}]({name}), {r['element']}, {_machine(r)[:-1]}, batch {r['batch']}; {peer['engine']} {peer['median_ms']:.2f} ms:"
+            f"[{r['model']}]({name}), {r['element']}, {machine(r)[:-1]}, batch {r['batch']}; {peer['engine']} {peer['median_ms']:.2f} ms:"
         )
         out.append(
             f"{about}\n\n| pattern | weights left in sparse layers | multiply-adds left | median ms (p10 – p90) | of our dense time "

@@ -27,7 +27,9 @@ SPEED = {
 }  # fmt: skip
 
 
-def readme_table():
+@pytest.fixture
+def readme_table(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
     spec = importlib.util.spec_from_file_location("readme_table", ROOT / "bench" / "readme_table.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -57,16 +59,16 @@ def test_tables_equal_the_committed_results():
     subprocess.run([sys.executable, ROOT / "bench" / "readme_table.py", "--check"], check=True)
 
 
-def test_a_table_says_what_is_compared_with_what():
+def test_a_table_says_what_is_compared_with_what(readme_table):
     page = "before\n<!-- results: speed, by hand -->\nold\n<!-- /results -->\nafter"
-    text = readme_table().filled(page, {"resnet50.json": SPEED}, "results")
+    text = readme_table.filled(page, {"resnet50.json": SPEED}, "results")
     assert text.startswith("before\n<!-- results: speed, by hand -->\nSome CPU, avx2, 2 threads, batch 1:\n")
     assert text.endswith("<!-- /results -->\nafter")
     assert "| [resnet50](results/resnet50.json) | f32 | 1:4 | 2.00 (1.90 – 2.20) | 2.00× | 3.00 (openvino) | 1.50× |" in text
     assert "old" not in text
 
 
-def test_the_accuracy_table_has_a_row_for_each_method():
+def test_the_accuracy_table_has_a_row_for_each_method(readme_table):
     row = {"seeds": [0, 1], "accuracy_percent": 90.0, "spread": 0.1, "lost_points": 0.0}
     summary = [
         {**row, "method": "dense", "pattern": "dense"},
@@ -74,16 +76,16 @@ def test_the_accuracy_table_has_a_row_for_each_method():
         {**row, "method": "maxq", "pattern": "2:4", "accuracy_percent": 90.25, "spread": None, "lost_points": -0.25},
     ]
     result = {"summary": summary, "model": "net", "data": "images", "epochs": 10}
-    text = readme_table().filled("<!-- results: accuracy -->\n<!-- /results -->", {"a.json": result}, "results")
+    text = readme_table.filled("<!-- results: accuracy -->\n<!-- /results -->", {"a.json": result}, "results")
     assert "[net](results/a.json), images, 10 epochs, dense 90.00 ± 0.10%:" in text
     assert "| method | 2:4 | 1:4 |" in text
     assert "| srste | – | 88.50 ± 0.10 (−1.50) |" in text
     assert "| maxq | 90.25 (+0.25) | – |" in text
 
 
-def test_without_results_a_page_says_so():
+def test_without_results_a_page_says_so(readme_table):
     page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
-    assert "No result file" in readme_table().filled(page, {"resnet50.json": SPEED}, "results")
+    assert "No result file" in readme_table.filled(page, {"resnet50.json": SPEED}, "results")
 
 
 def test_the_readme_example_runs(tmp_path, monkeypatch, capsys):
