@@ -42,7 +42,6 @@ from jettison.training.data import DataSet, load
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "tabconv.json"
-NETWORKS = ROOT / "bench" / "tabconv_networks.py"
 FOLDERS = {"cifar10": "cifar10-jpeg75", "mnist": "mnist", "tiny-imagenet": "tiny-imagenet-100"}
 PRUNED = (NM(2, 4), NM(1, 4))
 BATCH = 250
@@ -68,19 +67,15 @@ class Case:
     def name(self) -> str:
         return f"{self.network}-{self.data}-{self.pattern}"
 
-    @property
-    def model(self) -> str:
-        return f"{NETWORKS}:{self.network}" if self.network in ("resnet18", "resnet34") else self.network
-
 
 CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
     Case("nin", "mnist", "lut256", 3, include=("*",), saved=98.9, kept=81),
-    Case("resnet18", "mnist", "lut256", 3, include=("*",), saved=99.4, kept=93),
-    Case("resnet18", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
-    Case("resnet34", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
-    Case("resnet34", "mnist", "lut256", 3, include=("*",), saved=99.3, kept=93),
-    Case("resnet18", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
+    Case("resnet18_strided", "mnist", "lut256", 3, include=("*",), saved=99.4, kept=93),
+    Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
+    Case("resnet34_strided", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
+    Case("resnet34_strided", "mnist", "lut256", 3, include=("*",), saved=99.3, kept=93),
+    Case("resnet18_strided", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
     Case("nin", "cifar10", "lut9", 30),
 )
 
@@ -106,7 +101,7 @@ def main() -> None:
 def settings_of(case: Case, args: argparse.Namespace) -> Settings:
     weights = dict(w.split("=", 1) for w in args.weights).get(case.network)
     return Settings(
-        case.model,
+        case.network,
         case.pattern,
         "tabconv",
         weights=weights,

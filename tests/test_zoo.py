@@ -29,6 +29,8 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
+    "resnet18_strided": 11_181_642 + 4_224,  # ResNet-18 for 10 classes, and one more shortcut
+    "resnet34_strided": 21_289_802 + 4_224,
     "vgg16_bn": 138_365_992,
     "mobilenetv1_100": 4_231_976,
     "mobilenetv2_100": 3_504_872,

@@ -26,7 +26,7 @@ from .convnext import convnext_atto
 from .external import from_file, from_timm, timm_input
 from .mobilenet import mobilenetv1_100, mobilenetv2_100
 from .nin import nin
-from .resnet import resnet18, resnet34, resnet50
+from .resnet import resnet18, resnet18_strided, resnet34, resnet34_strided, resnet50
 from .resnet_cifar import resnet20_cifar, resnet32_cifar, resnet56_cifar
 from .vgg import vgg16_bn
 from .weights import load_weights
@@ -53,6 +53,8 @@ MODELS: dict[str, Entry] = {
     "resnet18": Entry(resnet18, (3, 224, 224), 1000),
     "resnet34": Entry(resnet34, (3, 224, 224), 1000),
     "resnet50": Entry(resnet50, (3, 224, 224), 1000),
+    "resnet18_strided": Entry(resnet18_strided, (3, 32, 32), 10),
+    "resnet34_strided": Entry(resnet34_strided, (3, 32, 32), 10),
     "vgg16_bn": Entry(vgg16_bn, (3, 224, 224), 1000, min_size=32),
     "mobilenetv1_100": Entry(mobilenetv1_100, (3, 224, 224), 1000),
     "mobilenetv2_100": Entry(mobilenetv2_100, (3, 224, 224), 1000),

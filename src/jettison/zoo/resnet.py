@@ -5,6 +5,10 @@ https://arxiv.org/abs/1512.03385
 
 As everywhere today, the bottleneck's stride stands in its 3×3 convolution ("v1.5"). Keys
 `conv1, bn1, layer1.0.conv1 …, downsample.0, fc` are timm's and torchvision's.
+
+The strided ones are those of "TabConv: Low-Computation CNN Inference via Table Lookups", Gupta et al. 2024,
+https://arxiv.org/abs/2404.05872, as its published code builds them: for images of 32×32 and 64×64, with a stride
+in the stem and in every stage, and no pooling. Many parameters, little arithmetic.
 """
 
 from __future__ import annotations
@@ -27,6 +31,23 @@ def resnet34(num_classes: int, in_channels: int, small_image: bool) -> nn.Module
 def resnet50(num_classes: int, in_channels: int, small_image: bool) -> nn.Module:
     """3, 4, 6, 3 bottlenecks, 25.56 M parameters."""
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, small_image)
+
+
+def resnet18_strided(num_classes: int, in_channels: int, small_image: bool) -> nn.Module:
+    """2, 2, 2, 2 basic blocks, 11.19 M parameters. There is no small-image form: it is one."""
+    return _strided((2, 2, 2, 2), num_classes, in_channels)
+
+
+def resnet34_strided(num_classes: int, in_channels: int, small_image: bool) -> nn.Module:
+    """3, 4, 6, 3 basic blocks, 21.29 M parameters."""
+    return _strided((3, 4, 6, 3), num_classes, in_channels)
+
+
+def _strided(depths: tuple[int, ...], num_classes: int, in_channels: int) -> nn.Module:
+    net = ResNet(BasicBlock, depths, num_classes, in_channels, small_image=False)
+    net.maxpool = nn.Identity()
+    net.layer1[0] = BasicBlock(64, 64, stride=2)
+    return net
 
 
 class ResNet(nn.Module):
