@@ -55,6 +55,7 @@ PUBLISHED = {"rank": "sum", "settle": 0.0}
 class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density. classes: how many are chosen."""
 
+    model: str
     data: str
     block: int
     nm: NM
@@ -64,10 +65,11 @@ class Subject:
 
 
 SUBJECTS = {
-    "resnet20_cifar": Subject("cifar10", 16, NM(1, 16), (2, 5), 12, 18),
-    "resnet18": Subject("tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
-    "vgg16_bn": Subject("tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
-    "mobilenetv2_100": Subject("tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, 60),
+    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), (2, 5), 12, 18),
+    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), (2, 5), 20, 18),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
+    "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
+    "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, 60),
 }
 
 
@@ -149,7 +151,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     if handle is not None:
         if run.variant == "crisp":
             state, masks = personal.trained_state(handle, model)
-            keep = personal.Personal(run.network, list(data.classes), chosen, "keep", "", dense.state_dict(), state, masks)
+            keep = personal.Personal(subject.model, list(data.classes), chosen, "keep", "", dense.state_dict(), state, masks)
             personal.save(keep, args.state / f"{run.name}.jettison-checkpoint")
         handle.finish()
     shrink_head(model, chosen, len(data.classes))
@@ -201,7 +203,7 @@ def former(run: Run, args: argparse.Namespace) -> personal.Personal:
 def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.Module:
     """Trained once on all classes, from --weights if they are this network's."""
     torch.manual_seed(0)
-    model = zoo.build(network, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
+    model = zoo.build(SUBJECTS[network].model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
     weights = args.state / f"{network}.safetensors"
     with locked(args.state / f"{network}.lock", True):
         if not weights.is_file():
