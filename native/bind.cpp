@@ -1,4 +1,6 @@
-// The only file that knows Python. jettison.runtime and jettison.analysis.probe are its only users.
+// What Python sees: this file and bind_lookup.cpp alone know of it, jettison.runtime, analysis.probe and tabconv.lookup alone use it.
+#include "bind.h"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -20,16 +22,16 @@
 namespace nb = nanobind;
 using namespace jettison;
 
-namespace {
-
-using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-using Shapes = std::vector<std::vector<int64_t>>;
-
 Isa isa_of(const std::string& name) {
   for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
     if (name == name_of(isa)) return isa;
   throw std::invalid_argument("unknown instruction set " + name);
 }
+
+namespace {
+
+using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Shapes = std::vector<std::vector<int64_t>>;
 
 const Kernel* kernel_of(const std::string& name, const std::string& isa) {
   const Kernel* k = find_kernel(name.c_str(), isa_of(isa));
@@ -283,6 +285,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("pass_iterations", &Probe::pass, "Iterations that read a thread's memory once.")
       .def("run", &Probe::run, nb::arg("passes"), nb::arg("iterations"), nb::call_guard<nb::gil_scoped_release>(),
            "Nanoseconds until every thread has done its passes.");
+
+  bind_look_ups(m);
 
   nb::class_<Group>(m, "Group", "Ops that run band by band (fusion.h). A place is (in the workspace?, bytes, bytes per image).")
       .def(

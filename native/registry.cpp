@@ -2,19 +2,24 @@
 
 #include <cstring>
 
+#include "lookup.h"
+
 namespace jettison {
 
 #define KERNEL(name) extern const Kernel name;
 namespace scalar {
 #include "kernels.inc"
-}
+extern const LookUp look_up;
+}  // namespace scalar
 #if defined(JETTISON_X86)
 namespace avx2 {
 #include "kernels.inc"
-}
+extern const LookUp look_up;
+}  // namespace avx2
 namespace avx512 {
 #include "kernels.inc"
-}
+extern const LookUp look_up;
+}  // namespace avx512
 #endif
 #undef KERNEL
 
@@ -45,6 +50,14 @@ const Kernel* find_kernel(const char* name, Isa isa) {
   for (const Kernel* k : kernels())
     if (k->isa == isa && std::strcmp(k->name, name) == 0) return k;
   return nullptr;
+}
+
+const LookUp* look_up(Isa isa) {
+#if defined(JETTISON_X86)
+  if (isa == Isa::avx512) return &avx512::look_up;
+  if (isa == Isa::avx2) return &avx2::look_up;
+#endif
+  return isa == Isa::scalar ? &scalar::look_up : nullptr;
 }
 
 }  // namespace jettison

@@ -16,9 +16,12 @@ from jettison.errors import InputError, TabConvError  # noqa: E402
 from jettison.export import export  # noqa: E402
 from jettison.formats import Dense, Lut  # noqa: E402
 from jettison.graph import Graph  # noqa: E402
-from jettison.runtime import Session, isas  # noqa: E402
-from jettison.tabconv import tables, tree  # noqa: E402
-from jettison.tabconv.network import LookUp, TableNetwork  # noqa: E402
+from jettison.runtime import Session  # noqa: E402
+from jettison.tabconv import (  # noqa: E402
+    tables,
+    tree,
+)
+from jettison.tabconv.network import TableNetwork  # noqa: E402
 
 
 class Net(nn.Module):
@@ -260,41 +263,6 @@ def test_the_trainable_network_computes_what_the_kernels_compute(exact: Graph, f
     assert np.median(np.abs(got - want)) < 1e-3 * np.abs(want).max()  # float32 may round to another step, and then to another leaf
     again = net.trained()
     assert all(np.array_equal(a, again.constants[name]) for name, a in fitted[0].constants.items() if not name.endswith("multiplier"))
-
-
-def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
-    """Each by finite differences in float64, with a walk down the tree of its own."""
-    rng, tau, levels = np.random.default_rng(0), 0.1, 3
-    x, g = rng.random((60, 6)), rng.standard_normal((60, 4))  # two trees; every input is asked once
-    thresholds, entries = rng.random((2, 7)), rng.standard_normal((2, 8, 4))
-    t = [torch.tensor(a, dtype=torch.float32, requires_grad=True) for a in (x, thresholds, entries.reshape(16, 4))]
-    sums = LookUp.apply(t[0], torch.arange(6).view(1, 2, 3), t[1], t[2], tau)
-    (sums * torch.tensor(g, dtype=torch.float32)).sum().backward()
-
-    def leaf(answers: np.ndarray, tree: np.ndarray, forced: dict[int, int]) -> tuple[int, list[int]]:
-        code, nodes = 0, []
-        for level in range(levels):
-            nodes.append((1 << level) - 1 + code)
-            code |= forced.get(level, int(answers[level] > tree[nodes[-1]])) << level
-        return code, nodes
-
-    for_x, for_thresholds, for_entries = np.zeros_like(x), np.zeros_like(thresholds), np.zeros_like(entries)
-    for row, j in np.ndindex(len(x), 2):
-        asked, tree = x[row, 3 * j : 3 * j + 3], thresholds[j]
-        code, nodes = leaf(asked, tree, {})
-        for_entries[j, code] += g[row]
-        for level in range(levels):
-            no, yes = (g[row] @ entries[j, leaf(asked, tree, {level: answer})[0]] for answer in (0, 1))
-
-            def soft(a: float) -> float:
-                share = 1 / (1 + np.exp(-(a - tree[nodes[level]]) / tau))  # noqa: B023
-                return share * yes + (1 - share) * no  # noqa: B023
-
-            slope = (soft(asked[level] + 1e-5) - soft(asked[level] - 1e-5)) / 2e-5
-            for_x[row, 3 * j + level] = slope
-            for_thresholds[j, nodes[level]] -= slope
-    for got, want in zip(t, (for_x, for_thresholds, for_entries.reshape(16, 4))):
-        np.testing.assert_allclose(got.grad, want, rtol=1e-3, atol=1e-4)
 
 
 def test_normalised_sums_start_and_end_as_they_are(fitted) -> None:

@@ -1,25 +1,15 @@
 """A network with tables, trained: `Graph` → torch.nn.Module → `Graph`, int8 all the way.
 
 Forward is what the kernels compute, up to float32's rounding: u8 tensors of fixed scale, int8 weights and tables, hard
-codes. Backward, with g = ∂L/∂y of a layer y[k] = Σ_j T[k, j, code[j]]:
-
-    tables       ∂L/∂T[k, j, i]  =  g[k] where code[j] = i
-    a question   of level l, a > t:  slope = (e(i₁) − e(i₀)) · σ'((a − t)/τ)/τ,   e(i) = Σ_k g[k]·T[k, j, i];
-                 ∂L/∂a = slope, ∂L/∂t = −slope
-                 i₁, i₀: the leaves reached when its answer is yes, or no, and every later question is asked with the
-                 thresholds of that branch
-
-σ is the logistic function: `slope` is the derivative of the layer whose question l alone is soft. The input's gradient is the sum of
-the slopes of all questions that ask it, so layers before learn to give what trees tell apart. Rounding passes gradients on
-unchanged (Bengio et al. 2013, arXiv 1308.3432), inside the range.
+codes. Backward questions are soft (`lookup`). Rounding passes gradients on unchanged (Bengio et al. 2013, arXiv 1308.3432),
+inside the range.
 
 Sums are normalised while training, by the statistics of the batch, as batch normalisation does (`_Norm`): tables that move
 change every sum behind them. It starts as the identity and is folded into the tables' scales and the bias at the end.
 Every parameter is in units of its layer's deviation or range, so that one learning rate suits all.
 
-Sources: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights
-trained together; Schönleber et al. 2023 (Stella Nera, arXiv 2311.10207): the same through a hash tree. Asking the later
-questions again in the other branch is ours.
+Source: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
+together.
 """
 
 from __future__ import annotations
@@ -38,6 +28,7 @@ from ..graph import Graph, Op, TensorSpec
 from ..peers.nchw import HELD, STORED, weight_scale
 from ..peers.torch_model import ACTS, LOWERINGS
 from .fit import tabulated
+from .lookup import LookUp
 from .tables import LARGEST, integers
 
 TEMPERATURE = 12.0  # τ, in steps of the u8 input
@@ -46,7 +37,6 @@ MOMENTUM = 0.1  # of a new batch in the running statistics
 EPS = 1e-12
 ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
 BIAS_LIMIT = 1 << 30
-CHUNK = 2048  # rows
 
 
 class TableNetwork(nn.Module):
@@ -258,80 +248,8 @@ class _Tables(_Step):
         return tabulated(graph, op, op.format, parts, n)  # type: ignore[arg-type]
 
 
-class LookUp(torch.autograd.Function):
-    """(x (n, h·w·c), places (p·q, C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k).
-
-    In pieces of about `CHUNK` rows, which stay in a cache.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor, tau: float) -> Tensor:
-        few = max(1, CHUNK // len(at))
-        codes = [_walk(_asked(piece, at), thresholds) for piece in x.split(few)]
-        ctx.save_for_backward(x, at, thresholds, entries, *codes)
-        ctx.tau, ctx.few = tau, few
-        first = _first(codes[0], thresholds.shape[1] + 1)
-        return torch.cat([F.embedding_bag(code + first, entries, mode="sum") for code in codes])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
-        x, at, thresholds, entries, *codes = ctx.saved_tensors
-        for_x, for_entries = torch.zeros_like(x), torch.zeros_like(entries)
-        for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=x.device)
-        pieces = zip(x.split(ctx.few), for_x.split(ctx.few), grads[0].split(ctx.few * len(at)), codes)
-        for piece, its_gradient, g, code in pieces:
-            g = g.contiguous()
-            slope, node = _slopes(_asked(piece, at), code, thresholds, g @ entries.T, ctx.tau)
-            for_entries += _one_hot(code, thresholds.shape[1] + 1).T @ g
-            for_thresholds -= torch.bincount(node.flatten(), slope.flatten(), thresholds.numel())
-            its_gradient.index_add_(1, at.flatten(), slope.view(len(piece), -1))
-        return for_x, None, for_thresholds.view_as(thresholds).to(thresholds.dtype), for_entries, None
-
-
-def _asked(x: Tensor, at: Tensor) -> Tensor:
-    """(rows, C, L) of images (n, h·w·c)."""
-    return x.index_select(1, at.flatten()).view(-1, *at.shape[1:])
-
-
-def _walk(asked: Tensor, thresholds: Tensor, code: Tensor | None = None, level: int = 0) -> Tensor:
-    """Leaves (rows, C), from `code` on `level` down the trees."""
-    if code is None:
-        code = torch.zeros(asked.shape[:2], dtype=torch.int64, device=asked.device)
-    flat, first = thresholds.flatten(), _first(code, thresholds.shape[1])
-    for i in range(level, asked.shape[2]):
-        code = code + ((asked[:, :, i] > flat[code + (first + (1 << i) - 1)]).long() << i)
-    return code
-
-
-def _slopes(asked: Tensor, code: Tensor, thresholds: Tensor, each: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """(slope of every question, its threshold's place), both (rows, C, L). each: e, (rows, C·K)."""
-    levels, prototypes = asked.shape[2], thresholds.shape[1] + 1
-    each = each.view(len(code), -1, prototypes)
-    change, node = torch.empty_like(asked), torch.empty(asked.shape, dtype=torch.int64, device=asked.device)
-    for i in range(levels):
-        before = code & ((1 << i) - 1)
-        yes = (code >> i & 1).bool()
-        other = _walk(asked, thresholds, before + ((~yes).long() << i), i + 1)
-        there, here = (each.gather(2, leaf[:, :, None])[:, :, 0] for leaf in (other, code))
-        change[:, :, i] = torch.where(yes, here - there, there - here)
-        node[:, :, i] = before + (_first(code, prototypes - 1) + (1 << i) - 1)
-    soft = torch.sigmoid((asked - thresholds.flatten()[node]) / tau)
-    return change * soft * (1 - soft) / tau, node
-
-
-def _one_hot(code: Tensor, prototypes: int) -> Tensor:
-    """(rows, C·K) float32."""
-    hot = torch.zeros(*code.shape, prototypes, device=code.device)
-    return hot.scatter_(2, code[:, :, None], 1.0).flatten(1)
-
-
 def _deviation(t: Tensor) -> float:
     return float(t.std(correction=0)) or 1.0
-
-
-def _first(code: Tensor, each: int) -> Tensor:
-    """Where each codebook's entries start: (C,)."""
-    return torch.arange(code.shape[1], device=code.device) * each
 
 
 def _held(graph: Graph, op: Op) -> np.ndarray:

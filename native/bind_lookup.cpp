@@ -1,0 +1,124 @@
+// What Python sees of lookup.h.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <mutex>
+#include <stdexcept>
+
+#include "bind.h"
+#include "cpu.h"
+#include "lookup.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace jettison;
+
+namespace {
+
+template <class T, int N>
+using Tensor = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+// A layer that looks up tables, for training; its arrays stay owned by Python while this is used.
+struct LookUpLayer {
+  Tensor<const int32_t, 3> places;    // (pixels, levels, codebooks)
+  Tensor<const float, 2> thresholds;  // (codebooks, prototypes − 1)
+  Tensor<const float, 2> entries;     // (codebooks · prototypes, outputs)
+  int64_t length;                     // floats of an image
+
+  LookUpLayer(Tensor<const int32_t, 3> p, Tensor<const float, 2> t, Tensor<const float, 2> e, int64_t l)
+      : places(std::move(p)), thresholds(std::move(t)), entries(std::move(e)), length(l) {
+    const int64_t levels = (int64_t)places.shape(1), codebooks = (int64_t)places.shape(2), prototypes = int64_t(1) << levels;
+    if (levels < 1 || levels > kMostLevels || (int64_t)thresholds.shape(0) != codebooks || (int64_t)thresholds.shape(1) != prototypes - 1 ||
+        (int64_t)entries.shape(0) != codebooks * prototypes)
+      throw std::invalid_argument("places, thresholds and entries do not belong together");
+    for (size_t i = 0; i < places.size(); ++i)
+      if (places.data()[i] < 0 || places.data()[i] >= length) throw std::invalid_argument("a place lies outside the image");
+  }
+
+  Trees trees() const {
+    return {(int64_t)places.shape(2),  (int64_t)places.shape(1),
+            (int64_t)places.shape(0),  length,
+            (int64_t)entries.shape(1), places.data(),
+            thresholds.data(),         entries.data()};
+  }
+};
+
+const LookUp* look_up_of(const std::string& isa) {
+  const LookUp* l = supports(isa_of(isa)) ? look_up(isa_of(isa)) : nullptr;
+  if (!l) throw std::invalid_argument("this processor cannot run " + isa);
+  return l;
+}
+
+void need(bool ok, const char* what) {
+  if (!ok) throw std::invalid_argument(std::string("the shape of ") + what + " does not fit");
+}
+
+// f(first, last, thread): every thread gets its share of the images, always the same, so that sums are always added up alike.
+template <class F>
+void share_images(Pool& pool, int64_t images, const F& f) {
+  struct Context {
+    const F* f;
+    int64_t images, threads;
+  } context{&f, images, pool.threads()};
+  std::lock_guard<std::mutex> lock(pool.owner());
+  pool.run(
+      pool.threads(),
+      [](void* c, int64_t job, int) {
+        const Context& x = *static_cast<const Context*>(c);
+        (*x.f)(x.images* job / x.threads, x.images * (job + 1) / x.threads, job);
+      },
+      &context);
+}
+
+void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images, Tensor<uint8_t, 3> codes,
+                     Tensor<float, 3> sums) {
+  const Trees t = layer.trees();
+  const int64_t n = (int64_t)images.shape(0);
+  need((int64_t)images.shape(1) == t.length, "images");
+  need((int64_t)codes.size() == n * t.pixels * t.codebooks, "codes");
+  need((int64_t)sums.size() == n * t.pixels * t.outputs, "sums");
+  const LookUp* l = look_up_of(isa);
+  nb::gil_scoped_release release;
+  share_images(pool, n, [&](int64_t first, int64_t last, int64_t) {
+    for (int64_t i = first; i < last; ++i)
+      l->forward(t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks, sums.data() + i * t.pixels * t.outputs);
+  });
+}
+
+// for_thresholds, for_entries: one for each thread.
+void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images,
+                      Tensor<const uint8_t, 3> codes, Tensor<const float, 3> sums, Tensor<const float, 3> turned, float tau,
+                      Tensor<float, 2> for_images, Tensor<float, 3> for_thresholds, Tensor<float, 3> for_entries) {
+  const Trees t = layer.trees();
+  const int64_t n = (int64_t)images.shape(0);
+  need((int64_t)images.shape(1) == t.length, "images");
+  need((int64_t)codes.size() == n * t.pixels * t.codebooks, "codes");
+  need(turned.size() == layer.entries.size(), "turned");
+  need((int64_t)sums.size() == n * t.pixels * t.outputs, "sums");
+  need(for_images.size() == images.size(), "for_images");
+  need((int64_t)for_thresholds.size() == pool.threads() * (int64_t)layer.thresholds.size(), "for_thresholds");
+  need((int64_t)for_entries.size() == pool.threads() * (int64_t)layer.entries.size(), "for_entries");
+  const LookUp* l = look_up_of(isa);
+  nb::gil_scoped_release release;
+  share_images(pool, n, [&](int64_t first, int64_t last, int64_t thread) {
+    for (int64_t i = first; i < last; ++i)
+      l->backward(
+          t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks,
+          {sums.data() + i * t.pixels * t.outputs, turned.data(), tau, for_images.data() + i * t.length,
+           for_thresholds.data() + thread * (int64_t)layer.thresholds.size(), for_entries.data() + thread * (int64_t)layer.entries.size()});
+  });
+}
+
+}  // namespace
+
+void bind_look_ups(nb::module_& m) {
+  nb::class_<LookUpLayer>(m, "LookUpLayer", "A layer that looks up tables, for training (lookup.h).")
+      .def(nb::init<Tensor<const int32_t, 3>, Tensor<const float, 2>, Tensor<const float, 2>, int64_t>(), nb::arg("places"),
+           nb::arg("thresholds"), nb::arg("entries"), nb::arg("length"))
+      .def("forward", &look_up_forward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
+           "Fill codes (n, pixels, codebooks) and sums (n, pixels, outputs).")
+      .def("backward", &look_up_backward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
+           nb::arg("turned"), nb::arg("tau"), nb::arg("for_images"), nb::arg("for_thresholds"), nb::arg("for_entries"),
+           "Add the gradients, those of thresholds and entries to one array for each thread.");
+}
