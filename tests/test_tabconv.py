@@ -16,7 +16,7 @@ from jettison.errors import InputError, TabConvError  # noqa: E402
 from jettison.export import export  # noqa: E402
 from jettison.formats import Dense, Lut  # noqa: E402
 from jettison.graph import Graph  # noqa: E402
-from jettison.runtime import Session  # noqa: E402
+from jettison.runtime import Session, isas  # noqa: E402
 from jettison.tabconv import (  # noqa: E402
     tables,
     tree,
