@@ -3,8 +3,10 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <mutex>
 #include <stdexcept>
+#include <vector>
 
 #include "bind.h"
 #include "cpu.h"
@@ -21,26 +23,37 @@ using Tensor = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
 // A layer that looks up tables, for training; its arrays stay owned by Python while this is used.
 struct LookUpLayer {
-  Tensor<const int32_t, 3> places;    // (pixels, levels, codebooks)
+  Tensor<const int32_t, 1> starts;    // (pixels)
+  Tensor<const int32_t, 2> places;    // (levels, codebooks)
   Tensor<const float, 2> thresholds;  // (codebooks, prototypes − 1)
   Tensor<const float, 2> entries;     // (codebooks · prototypes, outputs)
   int64_t length;                     // floats of an image
 
-  LookUpLayer(Tensor<const int32_t, 3> p, Tensor<const float, 2> t, Tensor<const float, 2> e, int64_t l)
-      : places(std::move(p)), thresholds(std::move(t)), entries(std::move(e)), length(l) {
-    const int64_t levels = (int64_t)places.shape(1), codebooks = (int64_t)places.shape(2), prototypes = int64_t(1) << levels;
+  LookUpLayer(Tensor<const int32_t, 1> s, Tensor<const int32_t, 2> p, Tensor<const float, 2> t, Tensor<const float, 2> e, int64_t l)
+      : starts(std::move(s)), places(std::move(p)), thresholds(std::move(t)), entries(std::move(e)), length(l) {
+    const int64_t levels = (int64_t)places.shape(0), codebooks = (int64_t)places.shape(1), prototypes = int64_t(1) << levels;
     if (levels < 1 || levels > kMostLevels || (int64_t)thresholds.shape(0) != codebooks || (int64_t)thresholds.shape(1) != prototypes - 1 ||
         (int64_t)entries.shape(0) != codebooks * prototypes)
       throw std::invalid_argument("places, thresholds and entries do not belong together");
-    for (size_t i = 0; i < places.size(); ++i)
-      if (places.data()[i] < 0 || places.data()[i] >= length) throw std::invalid_argument("a place lies outside the image");
+    if (!starts.size() || !places.size() || least(starts) < 0 || least(places) < 0 || most(starts) + most(places) >= length)
+      throw std::invalid_argument("a place lies outside the image");
+  }
+
+  template <class T>
+  static int64_t least(const T& x) {
+    return *std::min_element(x.data(), x.data() + x.size());
+  }
+  template <class T>
+  static int64_t most(const T& x) {
+    return *std::max_element(x.data(), x.data() + x.size());
   }
 
   Trees trees() const {
-    return {(int64_t)places.shape(2),  (int64_t)places.shape(1),
-            (int64_t)places.shape(0),  length,
-            (int64_t)entries.shape(1), places.data(),
-            thresholds.data(),         entries.data()};
+    Trees t;
+    t.codebooks = (int64_t)places.shape(1), t.levels = (int64_t)places.shape(0);
+    t.pixels = (int64_t)starts.size(), t.length = length, t.outputs = (int64_t)entries.shape(1);
+    t.starts = starts.data(), t.places = places.data(), t.thresholds = thresholds.data(), t.entries = entries.data();
+    return t;
   }
 };
 
@@ -101,12 +114,13 @@ void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& i
   need((int64_t)for_entries.size() == pool.threads() * (int64_t)layer.entries.size(), "for_entries");
   const LookUp* l = look_up_of(isa);
   nb::gil_scoped_release release;
+  std::vector<float> columns((size_t)(pool.threads() * t.outputs * kColumns));
   share_images(pool, n, [&](int64_t first, int64_t last, int64_t thread) {
     for (int64_t i = first; i < last; ++i)
-      l->backward(
-          t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks,
-          {sums.data() + i * t.pixels * t.outputs, turned.data(), tau, for_images.data() + i * t.length,
-           for_thresholds.data() + thread * (int64_t)layer.thresholds.size(), for_entries.data() + thread * (int64_t)layer.entries.size()});
+      l->backward(t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks,
+                  {sums.data() + i * t.pixels * t.outputs, turned.data(), tau, for_images.data() + i * t.length,
+                   for_thresholds.data() + thread * (int64_t)layer.thresholds.size(),
+                   for_entries.data() + thread * (int64_t)layer.entries.size(), columns.data() + thread * t.outputs * kColumns});
   });
 }
 
@@ -114,10 +128,10 @@ void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& i
 
 void bind_look_ups(nb::module_& m) {
   nb::class_<LookUpLayer>(m, "LookUpLayer", "A layer that looks up tables, for training (lookup.h).")
-      .def(nb::init<Tensor<const int32_t, 3>, Tensor<const float, 2>, Tensor<const float, 2>, int64_t>(), nb::arg("places"),
-           nb::arg("thresholds"), nb::arg("entries"), nb::arg("length"))
+      .def(nb::init<Tensor<const int32_t, 1>, Tensor<const int32_t, 2>, Tensor<const float, 2>, Tensor<const float, 2>, int64_t>(),
+           nb::arg("starts"), nb::arg("places"), nb::arg("thresholds"), nb::arg("entries"), nb::arg("length"))
       .def("forward", &look_up_forward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
-           "Fill codes (n, pixels, codebooks) and sums (n, pixels, outputs).")
+           "Fill codes (n, codebooks, pixels) and sums (n, pixels, outputs).")
       .def("backward", &look_up_backward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
            nb::arg("turned"), nb::arg("tau"), nb::arg("for_images"), nb::arg("for_thresholds"), nb::arg("for_entries"),
            "Add the gradients, those of thresholds and entries to one array for each thread.");

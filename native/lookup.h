@@ -9,7 +9,7 @@ namespace jettison {
 struct Trees {
   int64_t codebooks, levels;
   int64_t pixels, length, outputs;  // output pixels, floats of the padded image, channels of the sums
-  const int32_t* places;            // [pixel][level][codebook] of the image
+  const int32_t *starts, *places;   // [pixel], [level][codebook]: a tree asks the float of the image at their sum
   const float* thresholds;          // [codebook][K − 1]
   const float* entries;             // [codebook][K][output]
 };
@@ -20,15 +20,17 @@ struct Slopes {
   const float* turned;  // the layer's entries as [codebook][output][K]
   float tau;
   float *image, *thresholds, *entries;  // as those of the layer
+  float* columns;                       // to work in: kColumns for every output
 };
 
 struct LookUp {
   Isa isa;
-  void (*forward)(const Trees&, const float* image, uint8_t* codes, float* sums);  // codes [pixel][codebook], sums [pixel][output]
+  void (*forward)(const Trees&, const float* image, uint8_t* codes, float* sums);  // codes [codebook][pixel], sums [pixel][output]
   void (*backward)(const Trees&, const float* image, const uint8_t* codes, const Slopes&);
 };
 
 constexpr int64_t kMostLevels = 8;
+constexpr int64_t kColumns = 16;
 
 // That of `isa`, or null if it was not built.
 const LookUp* look_up(Isa isa);

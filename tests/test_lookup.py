@@ -18,7 +18,7 @@ def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
     x, g = rng.random((60, 6)), rng.standard_normal((60, 4))  # two trees; every input is asked once
     thresholds, entries = rng.random((2, 7)), rng.standard_normal((2, 8, 4))
     t = [torch.tensor(a, dtype=torch.float32, requires_grad=True) for a in (x, thresholds, entries.reshape(16, 4))]
-    sums = LookUp.apply(t[0], torch.arange(6).view(1, 2, 3), t[1], t[2], tau)
+    sums = LookUp.apply(t[0], torch.zeros(1, dtype=torch.int64), torch.arange(6).view(2, 3), t[1], t[2], tau)
     (sums * torch.tensor(g, dtype=torch.float32)).sum().backward()
 
     def leaf(answers: np.ndarray, tree: np.ndarray, forced: dict[int, int]) -> tuple[int, list[int]]:
@@ -47,25 +47,29 @@ def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
         np.testing.assert_allclose(got.grad, want, rtol=1e-3, atol=1e-4)
 
 
+# images, pixels, codebooks, levels, outputs
+SIZES = [(3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (2, 32, 130, 4, 33), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1)]
+
+
 @pytest.mark.parametrize("isa", isas())
-@pytest.mark.parametrize("size", [(3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, ...], monkeypatch) -> None:
-    """size: images, pixels, codebooks, levels, outputs. Places are drawn by lot, so that trees ask one input twice."""
+    """Places are drawn by lot, so that trees ask one input twice."""
     n, pixels, codebooks, levels, outputs = size
     monkeypatch.setattr(lookup, "ISA", isa)
     torch.manual_seed(sum(size))
-    x, at = torch.randn(n, 50), torch.randint(0, 50, (pixels, codebooks, levels))
+    x, starts, places = torch.randn(n, 50), torch.randint(0, 30, (pixels,)), torch.randint(0, 20, (codebooks, levels))
     thresholds, entries = torch.randn(codebooks, 2**levels - 1), torch.randn(codebooks * 2**levels, outputs)
     grad = torch.randn(n * pixels, outputs)
-    codes, sums = lookup._forward(x, at, thresholds, entries)
-    want = lookup._backward(x, at, thresholds, entries, codes, grad, 0.7)
+    codes, sums = lookup._forward(x, starts, places, thresholds, entries)
+    want = lookup._backward(x, starts, places, thresholds, entries, codes, grad, 0.7)
     threads = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
-        native_codes, native_sums = lookup._native_forward(x, at, thresholds, entries)
-        got = [lookup._native_backward(x, at, thresholds, entries, native_codes, grad, 0.7) for _ in range(2)]
+        native_codes, native_sums = lookup._native_forward(x, starts, places, thresholds, entries)
+        got = [lookup._native_backward(x, starts, places, thresholds, entries, native_codes, grad, 0.7) for _ in range(2)]
         torch.set_num_threads(threads)
-        assert torch.equal(native_codes.flatten(0, 1).long(), codes)
+        assert torch.equal(native_codes.transpose(1, 2).flatten(0, 1).long(), codes)
         torch.testing.assert_close(native_sums, sums)
         for a, again, b in zip(got[0], got[1], want):
             assert torch.equal(a, again)  # an interrupted run that goes on must come out the same

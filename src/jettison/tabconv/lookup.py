@@ -33,58 +33,65 @@ CHUNK = 2048  # rows at once in PyTorch: what belongs to them stays in a cache
 
 
 class LookUp(torch.autograd.Function):
-    """(x (n, h·w·c), places (p·q, C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k)."""
+    """(x (n, h·w·c), starts (p·q), places (C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k).
+
+    The trees of an output pixel ask x at its start plus their places.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor, tau: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, tau: float) -> Tensor:
         native = x.device.type == "cpu" and x.dtype == torch.float32
-        codes, sums = (_native_forward if native else _forward)(x, at, thresholds, entries)
-        ctx.save_for_backward(x, at, thresholds, entries, codes)
+        codes, sums = (_native_forward if native else _forward)(x, starts, places, thresholds, entries)
+        ctx.save_for_backward(x, starts, places, thresholds, entries, codes)
         ctx.tau, ctx.native = tau, native
         return sums
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
-        x, at, thresholds, entries, codes = ctx.saved_tensors
-        gradients = (_native_backward if ctx.native else _backward)(x, at, thresholds, entries, codes, grads[0].contiguous(), ctx.tau)
-        return gradients[0], None, gradients[1].view_as(thresholds).to(thresholds.dtype), gradients[2], None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor, None]:
+        x, starts, places, thresholds, entries, codes = ctx.saved_tensors
+        step = _native_backward if ctx.native else _backward
+        for_x, for_thresholds, for_entries = step(x, starts, places, thresholds, entries, codes, grads[0].contiguous(), ctx.tau)
+        return for_x, None, None, for_thresholds.view_as(thresholds).to(thresholds.dtype), for_entries, None
 
 
-def _layer(x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor) -> _native.LookUpLayer:
-    return _native.LookUpLayer(at.transpose(1, 2).to(torch.int32).contiguous(), thresholds.contiguous(), entries.contiguous(), x.shape[1])
+def _layer(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> _native.LookUpLayer:
+    starts, places = starts.to(torch.int32), places.T.to(torch.int32).contiguous()
+    return _native.LookUpLayer(starts, places, thresholds.contiguous(), entries.contiguous(), x.shape[1])
 
 
-def _native_forward(x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    codes = torch.empty(len(x), *at.shape[:2], dtype=torch.uint8)
-    sums = torch.empty(len(x), len(at), entries.shape[1])
-    layer = _layer(x, at, thresholds, entries)
+def _native_forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+    """codes u8 (n, C, p·q), sums (n·p·q, k)."""
+    codes = torch.empty(len(x), len(places), len(starts), dtype=torch.uint8)
+    sums = torch.empty(len(x), len(starts), entries.shape[1])
+    layer = _layer(x, starts, places, thresholds, entries)
     layer.forward(_native.Pool(torch.get_num_threads()), ISA, x.contiguous(), codes, sums)
     return codes, sums.flatten(0, 1)
 
 
 def _native_backward(
-    x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
+    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     threads, x = torch.get_num_threads(), x.contiguous()
     for_x, for_thresholds, for_entries = torch.zeros_like(x), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
     turned = entries.view(len(thresholds), -1, entries.shape[1]).transpose(1, 2).contiguous()
-    _layer(x, at, thresholds, entries).backward(
-        _native.Pool(threads), ISA, x, codes, grad.view(len(x), len(at), -1), turned, tau, for_x, for_thresholds, for_entries
-    )
+    g = grad.view(len(x), len(starts), -1)
+    layer = _layer(x, starts, places, thresholds, entries)
+    layer.backward(_native.Pool(threads), ISA, x, codes, g, turned, tau, for_x, for_thresholds, for_entries)
     return for_x, for_thresholds.sum(0), for_entries.sum(0)
 
 
-def _forward(x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    few = max(1, CHUNK // len(at))
+def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
+    """codes int64 (n·p·q, C), sums (n·p·q, k)."""
+    few, at = max(1, CHUNK // len(starts)), starts.view(-1, 1, 1) + places
     codes = torch.cat([_walk(_asked(piece, at), thresholds) for piece in x.split(few)])
     first = _first(codes, thresholds.shape[1] + 1)
     return codes, torch.cat([F.embedding_bag(code + first, entries, mode="sum") for code in codes.split(few * len(at))])
 
 
 def _backward(
-    x: Tensor, at: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
+    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    few = max(1, CHUNK // len(at))
+    few, at = max(1, CHUNK // len(starts)), starts.view(-1, 1, 1) + places
     for_x, for_entries = torch.zeros_like(x), torch.zeros_like(entries)
     for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=x.device)
     rows = few * len(at)

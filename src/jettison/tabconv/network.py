@@ -216,10 +216,10 @@ class _Tables(_Step):
     def forward(self, *xs: Tensor) -> Tensor:
         x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
         padded = F.pad(x.permute(STORED), self.pad)  # with the zero point, the real number 0
-        at, (p, q) = self._places(*padded.shape[1:])
+        starts, places, (p, q) = self._places(*padded.shape[1:])
         step = LEVELS * self.x.scale
         thresholds = self._kept_in_range() * step
-        sums = LookUp.apply(padded.flatten(1), at, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
+        sums = LookUp.apply(padded.flatten(1), starts, places, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
         y = sums.view(len(x), p, q, -1).permute(HELD) if xs[0].dim() == 4 else sums
         y = self.norm(y)
         return _quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y)
@@ -230,14 +230,14 @@ class _Tables(_Step):
             self.thresholds.clamp_((0.5 - self.x.zero) / LEVELS, (LEVELS + 0.5 - self.x.zero) / LEVELS)
         return self.thresholds
 
-    def _places(self, h: int, w: int, c: int) -> tuple[Tensor, tuple[int, int]]:
-        """(p·q, C, L): where in a padded image the trees of an output pixel ask; and (p, q)."""
+    def _places(self, h: int, w: int, c: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """(p·q,) and (C, L), whose sum is where in a padded image the trees of an output pixel ask; and (p, q)."""
         (r, s), (sh, sw), (dh, dw) = self.window
         p, q = (h - dh * (r - 1) - 1) // sh + 1, (w - dw * (s - 1) - 1) // sw + 1
         tap = self.splits // c
-        within = tap // s * (dh * w * c) + tap % s * (dw * c) + self.splits % c
-        first = torch.arange(p)[:, None] * (sh * w * c) + torch.arange(q) * (sw * c)
-        return first.to(within.device).view(-1, 1, 1) + within, (p, q)
+        places = tap // s * (dh * w * c) + tap % s * (dw * c) + self.splits % c
+        starts = torch.arange(p)[:, None] * (sh * w * c) + torch.arange(q) * (sw * c)
+        return starts.flatten().to(places.device), places, (p, q)
 
     def write(self, graph: Graph, op: Op) -> Graph:
         scale, shift = self.norm.folded()
