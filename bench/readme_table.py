@@ -51,7 +51,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
     tables = {
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost,
         "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
-        "post_training": post_training, "waterline": waterline, "tabconv": tabconv,
+        "post_training": post_training, "waterline": waterline, "tabconv": tabconv, "table_compression": table_compression,
         "crisp": crisp, "density": density, "budget": budget,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
@@ -178,6 +178,21 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             )
         if r["missing"]:
             out.append(f"\nNot run yet: {', '.join(r['missing'])}.\n")
+    return "".join(out)
+
+
+def table_compression(results: dict[str, dict[str, Any]]) -> str:
+    """A line for each form and share that is kept."""
+    out = []
+    for name, r in results.items():
+        if "table_compression" not in r:
+            continue
+        out.append(
+            f"[{r['data']}]({name}), layers of tables only:\n\n| form | kept | accuracy, % | KB | operations, M |\n|---|---|---|---|---|\n"
+        )
+        for row in r["table_compression"]:
+            numbers = f"{row['percent']:.2f} | {row['bytes'] / 1000:.0f} | {row['operations'] / 1e6:.2f}"
+            out.append(f"| {row['form']} | {row['kept']:.0%} | {numbers} |\n")
     return "".join(out)
 
 
