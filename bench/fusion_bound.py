@@ -1,10 +1,10 @@
-"""The most that block fusion can gain: the same layers, with the same kernels, where no activation leaves the second-level cache.
+"""How much block fusion can gain: the same layers, with the same kernels, where no activation leaves the second-level cache.
 
     python bench/fusion_bound.py                    one thread; a minute for each network and element
 
 Layer by layer, an image of 224 rows is written out and read back; an image of 32 rows and the same width needs a seventh of
 the memory, which one core's second-level cache holds, and a seventh of the arithmetic. So seven times its time is what the layers take
-when memory costs nothing: no schedule of these kernels can be faster. One thread, for threads that meet cost the low image more.
+when memory costs next to nothing, what any schedule of these kernels aims at. One thread, for threads that meet cost the low image more.
 
 Random weights; int8 calibrated on random images. Written to bench/results/fusion_bound.json for each network at once.
 """
