@@ -46,7 +46,7 @@ def _fused_groups(r: dict[str, Any]) -> str:
 def fusion_bound(results: dict[str, dict[str, Any]]) -> str:
     """Groups layer by layer, where memory costs nothing, and fused."""
     found = [(name, r) for name, r in results.items() if "fusion_bound" in r]
-    head = "| network, element | group | layer by layer, ms (p10 – p90) | memory for nothing | fused | gain if memory cost nothing | gained |\n"
+    head = "| network, element | group | layer by layer, ms (p10 – p90) | memory free | fused | gain if memory free | gained |\n"
     out = []
     for name, r in found:
         out.append(f"{r['machine']['processor']}, {r['machine']['isa'][0]}, 1 thread, batch 1:\n\n{head}|---|---|---|---|---|---|---|\n")
