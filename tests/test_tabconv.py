@@ -174,6 +174,12 @@ def test_more_inputs_per_codebook_lose_more(exact: Graph, fitted) -> None:
     assert all(f.error > fine[f.name] for f in coarse if f.error is not None)
 
 
+def test_more_prototypes_lose_less_and_are_fitted_by_the_reference(exact: Graph) -> None:
+    few, many = (tabconv.fit(exact, images(60), Lut(9, k), seed=1, threads=1) for k in (4, 8))
+    assert all(b.error < a.error for a, b in zip(few[1], many[1]) if a.error is not None)
+    assert {op.format for op in many[0].ops if isinstance(op.format, Lut)} == {Lut(9, 8)}
+
+
 def test_a_last_codebook_that_is_not_full_is_shown(exact: Graph) -> None:
     _, fits = tabconv.fit(exact, images(200), Lut(10), exact=["b", "down"], threads=1)
     assert next(f for f in fits if f.name == "a").padded == 8  # 72 inputs in 8 codebooks of 10

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import spec
+from .. import reference, spec
 from ..errors import TabConvError
 from ..formats import Dense, Lut, lut
+from ..formats.lut import FAST_PROTOTYPES
 from ..graph import Graph, Op, TensorSpec, problem, weight_shape
 from ..ptq.calibrate import whole
 from ..quantized import im2col
@@ -32,6 +33,7 @@ LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer lea
 IMAGE_CHANNELS = 4
 
 Progress = Callable[[str, float], None]
+Run = Callable[..., Any]  # images → the one output
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +208,16 @@ def _batches(images: tuple[np.ndarray, ...]) -> Iterator[tuple[float, tuple[np.n
         yield min(1.0, (i + BATCH) / count), tuple(a[i : i + BATCH] for a in images)
 
 
-def _stored(session: Session, images: tuple[np.ndarray, ...]) -> np.ndarray:
+def _stored(run: Run, images: tuple[np.ndarray, ...]) -> np.ndarray:
     """The one output, in storage order."""
-    return np.asarray(session.run(*images))
+    return np.asarray(run(*images))
 
 
-def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Session:
-    """A session of what `op` needs only: it gives op's input in float32, or its sums without bias, residual and clamp."""
+def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Run:
+    """Runs what `op` needs only: it gives op's input in float32, or its sums without bias, residual and clamp.
+
+    The kernels do it, or where tables have more prototypes than those take the reference, slowly.
+    """
     ops = [o for o in graph.ops if o.outputs[0] in _needed(graph, op.inputs[0])]
     source, shape = op.inputs[0], graph.tensors[op.outputs[0]].shape
     seen = "observed"
@@ -232,7 +237,10 @@ def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Session:
     tensors = {n: t for n, t in graph.tensors.items() if n in kept or n in graph.inputs} | {seen: spec_seen}
     names = {n for o in ops for n in o.params.values()}
     used = {n: a for n, a in constants.items() if n in names or n.rpartition(".")[0] in names}
-    return Session(Graph(tuple(ops), tensors, graph.inputs, (seen,), used, {n: graph.layouts[n] for n in graph.inputs}), threads=threads)
+    part = Graph(tuple(ops), tensors, graph.inputs, (seen,), used, {n: graph.layouts[n] for n in graph.inputs})
+    if all(o.format.prototypes == FAST_PROTOTYPES for o in ops if isinstance(o.format, Lut)):
+        return Session(part, threads=threads).run
+    return lambda *images: reference.run(part, *images)[0]
 
 
 def _needed(graph: Graph, tensor: str) -> set[str]:

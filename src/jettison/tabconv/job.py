@@ -14,6 +14,7 @@ from torch import nn
 from .. import file
 from ..errors import PatternError, QuantizationError, TrainingError
 from ..formats import Lut
+from ..formats.lut import FAST_PROTOTYPES
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
@@ -37,10 +38,16 @@ def budget_of(settings: Settings) -> Budget:
 
 def check(settings: Settings) -> None:
     """Errors: PatternError, QuantizationError, TrainingError, TabConvError for settings that only make sense together."""
-    wanted, made = isinstance(settings.format, Lut), settings.method == METHOD
+    fmt = settings.format
+    wanted, made = isinstance(fmt, Lut), settings.method == METHOD
     if wanted != made:
         what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV"
         raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
+    if isinstance(fmt, Lut) and fmt.prototypes != FAST_PROTOTYPES:
+        raise PatternError(
+            f"pattern {fmt}: kernels look up tables of {FAST_PROTOTYPES} prototypes; write lut{fmt.v} "
+            "(jettison.tabconv.fit and the reference take the others, for analysis)"
+        )
     if made and (settings.element != "int8" or settings.qat_epochs):
         raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
     if budget_of(settings).given and not made:
