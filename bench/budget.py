@@ -84,6 +84,7 @@ def main() -> None:
     elif args.list:
         for run in QUEUE:
             print(f"{run.name:24}", f"{100 * finished(args)[run.name]['accuracy']:.2f}" if run.name in finished(args) else "-")
+        return
     elif args.data_dir is None:
         raise SystemExit("--data-dir says where CIFAR-10 is")
     else:

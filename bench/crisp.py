@@ -111,7 +111,8 @@ def main() -> None:
         done = finished(args)
         for run in runs:
             print(f"{run.name:40}", f"{100 * done[run.name]['accuracy']:.2f}" if run.name in done else "-")
-    elif not args.collect:
+        return
+    if not args.collect:
         for wait in (False, True):
             for run in runs:
                 work_off(run, args, wait)
