@@ -116,5 +116,16 @@ def groups(sessions: dict[str, Session], inputs: tuple[np.ndarray, ...], rounds:
     return [{"layers": list(g), "unfused_ms": u, "fused_ms": f} for g, u, f in zip(found, total["unfused"], total["fused"])]
 
 
+def profiles(sessions: dict[str, Session], inputs: dict[str, tuple[np.ndarray, ...]], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """By session: of every round, the milliseconds of each layer. The sessions have their turns."""
+    ms: dict[str, list[dict[str, float]]] = {name: [] for name in sessions}
+    for _ in range(rounds):
+        for name, session in sessions.items():
+            time.sleep(PAUSE_S)
+            session.run(*inputs[name])
+            ms[name].append({t.name: t.median_ms for t in session.profile(*inputs[name], runs=TURN)})
+    return ms
+
+
 if __name__ == "__main__":
     main()

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
+
+from fusion import profiles
 
 from jettison import file
 from jettison.bench import processors
@@ -31,8 +32,6 @@ RESULT = Path(__file__).resolve().parent / "results" / "fusion_bound.json"
 NETWORKS = ("timm:mobilenetv2_100", "timm:convnext_atto")
 HEIGHT, LOW, WIDTH = 224, 32, 224
 LEAST_ROWS = 4  # of a layer's result in the low image: with fewer, kernels that take rows in pairs are no longer the same
-TURN = 5
-PAUSE_S = 0.01
 
 
 def main() -> None:
@@ -61,12 +60,7 @@ def measured(name: str, element: str, rounds: int) -> list[dict[str, Any]]:
         "fused": Session(graph, threads=1, fuse=groups),
     }
     inputs = {k: random_inputs(low if k == "near" else graph, 1, 0) for k in sessions}
-    ms: dict[str, list[dict[str, float]]] = {k: [] for k in sessions}
-    for _ in range(rounds):
-        for k, session in sessions.items():
-            time.sleep(PAUSE_S)
-            session.run(*inputs[k])
-            ms[k].append({t.name: t.median_ms for t in session.profile(*inputs[k], runs=TURN)})
+    ms = profiles(sessions, inputs, rounds)
     scale = {"unfused": 1.0, "near": HEIGHT / LOW, "fused": 1.0}
     return [
         {"layers": list(g)} | {f"{k}_ms": spread([scale[k] * sum(t[op] for op in g) for t in ms[k]]) for k in sessions}

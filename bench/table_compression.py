@@ -11,7 +11,7 @@ which belong to the bias, are replaced by what the smaller form stands for, roun
     shared      the k·C tables of K entries, each divided by its largest, fall into `kept`·k·C clusters (Lloyd, 8 rounds); a table is its
                 cluster's centre times a factor of its own
 
-Accuracy on the whole test set, bytes and operations of all layers together, by the kernel's count. No kernel takes these forms: the
+Accuracy on the whole test set; bytes, and look-ups and multiply-adds, of all layers together. No kernel takes these forms: the
 figures say whether one would pay.
 """
 
@@ -57,7 +57,7 @@ def main() -> None:
     def score(g: Graph) -> float:
         return 100 * session_score(Session(g, threads=args.threads), data, BATCH, lambda what, done: None).accuracy
 
-    whole = {"form": "as they are", "kept": 1.0, "percent": score(graph), **size(graph, "rank", None)}
+    whole = {"form": "as they are", "kept": 1.0, "percent": score(graph), **size(graph, "codebooks", 1.0)}
     rows: list[dict[str, Any]] = [whole]
     for form, smaller in FORMS.items():
         for kept in KEPT:
@@ -125,8 +125,8 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
 FORMS: dict[str, Callable[[Tables, float], Tables]] = {"codebooks": codebooks, "rank": rank, "shared": shared}
 
 
-def size(graph: Graph, form: str, kept: float | None) -> dict[str, int]:
-    """Bytes of tables and what belongs to them, and multiply-adds and look-ups, of all layers of tables. kept None: as they are."""
+def size(graph: Graph, form: str, kept: float) -> dict[str, int]:
+    """Bytes of tables and what belongs to them, look-ups and multiply-adds, of all layers of tables; with all codebooks, as they are."""
     size_bytes = operations = 0
     for op in graph.ops:
         if op.kind not in WEIGHTED or not isinstance(op.format, Lut):
@@ -134,17 +134,17 @@ def size(graph: Graph, form: str, kept: float | None) -> dict[str, int]:
         a, shape = problem(graph, op), weight_shape(graph, op)
         k, count, entries, pixels = shape[0], op.format.codebooks(shape), op.format.prototypes, a.p * a.q
         trees = 4 * op.format.levels + entries - 1  # bytes of one
-        looked_up, tables, more_bytes, more = k, k * count * entries, 0, 0
-        if kept is not None and form == "codebooks":
+        looked_up, more = k, 0
+        if form == "codebooks":
             count = round(kept * count)
-            tables = k * count * entries
-        elif kept is not None and form == "rank":
+        elif form == "rank":
             looked_up = max(1, round(kept * k))
-            tables, more_bytes, more = looked_up * count * entries, k * looked_up, k * looked_up
-        elif kept is not None:
+            more = k * looked_up  # weights of the dense layer, one byte each
+        tables = looked_up * count * entries
+        if form == "shared":
             distinct = max(1, round(kept * k * count))
             tables = distinct * entries + k * count * (2 + 1)  # a number and a factor each
-        size_bytes += tables + more_bytes + count * trees
+        size_bytes += tables + more + count * trees
         operations += pixels * (count * looked_up + more)
     return {"bytes": size_bytes, "operations": operations}
 

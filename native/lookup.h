@@ -1,4 +1,4 @@
-// Training a layer that looks up tables: hard codes forward, soft questions backward (jettison/tabconv/network.py, which
+// Training a layer that looks up tables: hard codes forward, soft questions backward (jettison/tabconv/lookup.py, which
 // says what is computed). Compiled once per instruction set, like kernels; float32, one image at a time.
 #pragma once
 #include "kernel.h"

@@ -178,34 +178,30 @@ JT_INLINE void sums(const Problem& a, const Line& line, const Block& b, int64_t 
   }
 }
 
-JT_INLINE void finish_floats(const Problem& a, const Line& line, const Block& b, const int32_t* sums, float* out) {
-  const float* multiplier = line.multiplier + b.channel;
-  for (int64_t o = 0; o < b.width; o += W) store_first(out + o, mul(to_float(load_i32(sums + o)), load(multiplier + o)), b.width - o);
-  if (a.act != Act::none) activate_rows(a, out, 1, b.width);
-}
-
 // The general epilogue, from sums in memory: a residual, or float32 out.
 template <class V, int T>
 __attribute__((noinline)) void finish_any(const Problem& a, const Line& line, const Block& b, const int32_t (&raw)[T][4 * V::kLanes],
                                           int64_t pixel, int64_t live) {
   constexpr int64_t L = V::kLanes;
   const int64_t each = a.out_element == Element::u8 ? 1 : 4;
-  BlockI8 part{};
+  const auto part = [&](int64_t first, int64_t width) {
+    BlockI8 o{};
+    o.multiplier = line.multiplier + b.channel + first;
+    o.residual = line.residual ? line.residual + b.channel + first : nullptr;
+    o.out = line.out + (b.channel + first) * each;
+    o.width = width;
+    return o;
+  };
   for (int64_t t = 0; t < live; ++t) {
     int32_t ordered[4 * L];
     V::in_order(raw[t], ordered);
-    if (!line.end.u8 && !line.residual) {
-      finish_floats(a, line, b, ordered, (float*)line.out + (pixel + t) * a.k + b.channel);
+    i32v acc[4 * L / W][1][1];
+    for (int64_t i = 0; i < 4 * L / W; ++i) acc[i][0][0] = load_i32(ordered + i * W);
+    if (!line.end.u8) {
+      finish_f32(a, line.end, part(0, b.width), acc[0][0], 1, (int)ceil_div(b.width, W), pixel + t);
       continue;
     }
-    for (int64_t o = 0; o < b.width; o += W) {
-      i32v acc[1][1] = {{load_i32(ordered + o)}};
-      part.multiplier = line.multiplier + b.channel + o;
-      part.residual = line.residual ? line.residual + b.channel + o : nullptr;
-      part.out = line.out + (b.channel + o) * each;
-      part.width = min64(W, b.width - o);
-      finish_i8<1, 1>(a, line.end, part, acc, pixel + t);
-    }
+    for (int64_t i = 0; i * W < b.width; ++i) finish_i8<1, 1>(a, line.end, part(i * W, min64(W, b.width - i * W)), acc[i], pixel + t);
   }
 }
 
