@@ -2,9 +2,10 @@
 
     python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--out FILE]
 
-Each layer is a network of its own, quantize → convolution → …, once with random int8 weights and once with random trees
-and tables. Both take turns; the time is that of the convolution's step alone, with everything it does: encoding, finding
-inputs, requantising. Before that both outputs must equal the integer reference. bench/results/lut_kernels.json.
+Each layer is a network of its own, quantize → convolution → …, once with random int8 weights and once for each number of
+prototypes with random trees and tables. They take turns; the time is that of the convolution's step alone, with everything it
+does: encoding, finding inputs, requantising. Before that all outputs must equal the integer reference.
+bench/results/lut_kernels.json.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from jettison import file, reference
 from jettison.bench.machine import provenance
 from jettison.formats import Dense, Format, Lut
+from jettison.formats.lut import NATIVE_PROTOTYPES
 from jettison.graph import Graph, Op, TensorSpec, problem
 from jettison.runtime import Session, spread_ms
 from jettison.spec import check, output_shape
@@ -44,21 +46,24 @@ def main() -> None:
 
 def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace) -> dict[str, Any]:
     size, c, k, r, v = layer
-    graphs = {"dense": network(size, c, k, r, Dense()), "lut": network(size, c, k, r, Lut(v))}
+    tables = {f"lut{p}": network(size, c, k, r, Lut(v, p)) for p in NATIVE_PROTOTYPES}
+    graphs = {"dense": network(size, c, k, r, Dense()), **tables}
     x = np.random.default_rng(0).standard_normal((1, c, size, size), np.float32)
     sessions = {name: Session(g, threads=1, isa=args.isa, fuse=False) for name, g in graphs.items()}
     for name, session in sessions.items():
         np.testing.assert_array_equal(session.run(x), reference.run(graphs[name], x)[0], err_msg=f"{name} {layer}")
     times: dict[str, list[float]] = {name: [] for name in sessions}
     start = time.perf_counter()
-    while time.perf_counter() - start < args.seconds or len(times["lut"]) < 20:
+    while time.perf_counter() - start < args.seconds or len(times["dense"]) < 20:
         for name, session in sessions.items():
             times[name].append(next(t.median_ms for t in session.profile(x, runs=1) if t.name == "conv") * 1e3)
     spread = {name: [round(v, 2) for v in spread_ms(t)] for name, t in times.items()}
     macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
-    row = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "runs": len(times["lut"])}
-    row |= {f"{name}_us_median_p10_p90": s for name, s in spread.items()} | {"ratio": round(spread["dense"][0] / spread["lut"][0], 3)}
-    print(f"{size}×{size}, {c} → {k}, {r}×{r}, v = {v}: dense {spread['dense'][0]} µs, look-up {spread['lut'][0]} µs, {row['ratio']}×")
+    row = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "runs": len(times["dense"])}
+    row |= {f"{name}_us_median_p10_p90": s for name, s in spread.items()}
+    row |= {f"{name}_ratio": round(spread["dense"][0] / spread[name][0], 3) for name in tables}
+    told = ", ".join(f"{name} {spread[name][0]} µs {row[f'{name}_ratio']}×" for name in tables)
+    print(f"{size}×{size}, {c} → {k}, {r}×{r}, v = {v}: dense {spread['dense'][0]} µs, {told}", flush=True)
     return row
 
 

@@ -3,13 +3,17 @@
 //   encode     kStep codebooks: the leaf of every row in each hash tree                → codes
 //   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → int32 sums
 //
-// Without the byte permute a table of 16 bytes is one register and `vpshufb` looks up one codebook. Sums of bytes are
-// then taken in 16 bits, exactly: A += v and O += v >> 8 as words hold all bytes and the odd ones; the even ones are
-// A − (O << 8). Bytes are unsigned for it (entry + 128, taken back through the bias), so 256 of them fit.
+// A tree has kLevels = 4, 5 or 6 levels, a table K = 2^kLevels entries.
 //
-// AVX-512 looks up four codebooks at once: `vpermb` takes 64 bytes as four tables and a code with 16·j added as an index;
+// Without the byte permute 16 entries are one register and `vpshufb` looks up one codebook; of two or four registers the upper
+// bits of the code choose. Sums of bytes are then taken in 16 bits, exactly: A += v and O += v >> 8 as words hold all bytes and
+// the odd ones; the even ones are A − (O << 8). Bytes are unsigned for it (entry + 128, taken back through the bias), so 256 of
+// them fit.
+//
+// AVX-512 looks up four codebooks at once: `vpermb` takes 64 bytes as four tables of 16 and a code with 16·j added as an index;
 // the four bytes of a row stand together, so `vpdpbusd` with ones adds them to the row's sum. Two instructions for 64
-// look-ups where words take four. Bringing four codebooks' bytes together leaves the rows in another order: `row_of`.
+// look-ups where words take four. Four tables of 32 are the two operands of `vpermi2b`: as fast. Of 64, two such find the lower
+// and the upper two codebooks. Bringing four codebooks' bytes together leaves the rows in another order: `row_of`.
 #pragma once
 #include "conv_i8.h"
 
@@ -17,10 +21,11 @@ namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace vec {
 
-constexpr int kOutputs = 4;     // of one look_up
-constexpr int kEntries = 16;    // prototypes of a table
-constexpr int kLevels = 4;      // of a tree
-constexpr int kTreeBytes = 64;  // packed thresholds of a codebook: 16 bytes for each level, the first 2^level are used
+constexpr int kOutputs = 4;  // of one look_up
+constexpr int kLeastLevels = 4, kMostLevels = 6;
+
+// Packed thresholds of a codebook: 16 bytes for each level, of which the first 2^level are used, and 32 for the sixth.
+constexpr int tree_bytes(int levels) { return 16 * levels + (levels > 5 ? 16 : 0); }
 
 // Where a tree finds one of its inputs: a plane, the slot of the tile's first row in it, and which `Taken` holds for it.
 struct Split {
@@ -78,20 +83,30 @@ JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 / 4 * 16 + slot / 16 *
 
 JT_INLINE __m512i table_of(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p)); }
 
+// Every row's threshold of one level, of 2^level.
+JT_INLINE __m512i thresholds(const uint8_t* of, int level, __m512i code) {
+  if (level < 5) return _mm512_shuffle_epi8(table_of(of), code);
+  return _mm512_permutexvar_epi8(code, _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)of)));
+}
+
+template <int kLevels>
 JT_INLINE __m512i leaves(const PlaneBytes& planes, const Split* splits, const uint8_t* tree) {
   __m512i code = _mm512_setzero_si512();
   for (int level = 0; level < kLevels; ++level) {
-    const __m512i threshold = _mm512_shuffle_epi8(table_of(tree + 16 * level), code);
+    const __m512i threshold = thresholds(tree + 16 * level, level, code);
     const __mmask64 right = _mm512_cmpgt_epu8_mask(inputs(planes, splits[level]), threshold);
     code = _mm512_mask_add_epi8(code, right, code, _mm512_set1_epi8((char)(1 << level)));
   }
   return code;
 }
 
+template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* trees, uint8_t* codes) {
   __m512i x[4];
-  for (int j = 0; j < 4; ++j)
-    x[j] = _mm512_or_si512(leaves(planes, splits + j * kLevels, trees + j * kTreeBytes), _mm512_set1_epi8((char)(16 * j)));
+  for (int j = 0; j < 4; ++j) {
+    const __m512i leaf = leaves<kLevels>(planes, splits + j * kLevels, trees + j * tree_bytes(kLevels));
+    x[j] = _mm512_or_si512(leaf, _mm512_set1_epi8((char)(j << kLevels)));
+  }
   const __m512i ab = _mm512_unpacklo_epi8(x[0], x[1]), AB = _mm512_unpackhi_epi8(x[0], x[1]);
   const __m512i cd = _mm512_unpacklo_epi8(x[2], x[3]), CD = _mm512_unpackhi_epi8(x[2], x[3]);
   _mm512_storeu_si512(codes, _mm512_unpacklo_epi16(ab, cd));
@@ -100,6 +115,34 @@ JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8
   _mm512_storeu_si512(codes + 192, _mm512_unpackhi_epi16(AB, CD));
 }
 
+// The tables of four codebooks, and what codes find in them.
+template <int kLevels>
+struct Tables;
+
+template <>
+struct Tables<4> {
+  __m512i all;
+  explicit Tables(const uint8_t* p) : all(_mm512_loadu_si512(p)) {}
+  __m512i at(__m512i code) const { return _mm512_permutexvar_epi8(code, all); }
+};
+
+template <>
+struct Tables<5> {
+  __m512i lower, upper;
+  explicit Tables(const uint8_t* p) : lower(_mm512_loadu_si512(p)), upper(_mm512_loadu_si512(p + 64)) {}
+  __m512i at(__m512i code) const { return _mm512_permutex2var_epi8(lower, code, upper); }
+};
+
+template <>
+struct Tables<6> {
+  Tables<5> lower, upper;
+  explicit Tables(const uint8_t* p) : lower(p), upper(p + 128) {}
+  __m512i at(__m512i code) const {  // the index is seven bits
+    return _mm512_mask_blend_epi8(0xcccccccccccccccc, lower.at(code), upper.at(code));
+  }
+};
+
+template <int kLevels>
 JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i acc[kOutputs][4];
@@ -108,9 +151,9 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
   for (int64_t i = 0; i < steps; ++i, codes += 256) {
     __m512i code[4];
     for (int g = 0; g < 4; ++g) code[g] = _mm512_loadu_si512(codes + 64 * g);
-    for (int o = 0; o < kOutputs; ++o, tables += 64) {
-      const __m512i table = _mm512_loadu_si512(tables);
-      for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_dpbusd_epi32(acc[o][g], ones, _mm512_permutexvar_epi8(code[g], table));
+    for (int o = 0; o < kOutputs; ++o, tables += 4 << kLevels) {
+      const Tables<kLevels> table(tables);
+      for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_dpbusd_epi32(acc[o][g], ones, table.at(code[g]));
     }
   }
   for (int o = 0; o < kOutputs; ++o)
@@ -173,10 +216,28 @@ JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 * 2 + slot / 16; }
 
 JT_INLINE __m256i table_of(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
 
+// Codes, and which of the registers of a table each chooses: bit 4, bit 5 as the highest bit of a byte.
+template <int kLevels>
+struct Codes {
+  __m256i code, fifth, sixth;
+  explicit Codes(__m256i c) : code(c) {
+    if (kLevels > 4) code = _mm256_and_si256(c, _mm256_set1_epi8(15)), fifth = _mm256_slli_epi16(c, 3), sixth = _mm256_slli_epi16(c, 2);
+  }
+  __m256i in(const uint8_t* table) const { return _mm256_shuffle_epi8(table_of(table), code); }
+  __m256i at(const uint8_t* table) const {
+    if (kLevels == 4) return in(table);
+    const __m256i lower = _mm256_blendv_epi8(in(table), in(table + 16), fifth);
+    if (kLevels == 5) return lower;
+    return _mm256_blendv_epi8(lower, _mm256_blendv_epi8(in(table + 32), in(table + 48), fifth), sixth);
+  }
+};
+
+template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   __m256i code = _mm256_setzero_si256();
   for (int level = 0; level < kLevels; ++level) {
-    const __m256i threshold = _mm256_shuffle_epi8(table_of(tree + 16 * level), code);
+    const uint8_t* of = tree + 16 * level;
+    const __m256i threshold = level < 5 ? Codes<4>(code).at(of) : Codes<5>(code).at(of);
     const __m256i x = inputs(planes, splits[level]);
     const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(x, threshold), x);
     code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
@@ -192,6 +253,7 @@ JT_INLINE void widen(int32_t* sums, __m256i words) {
   _mm256_storeu_si256(p + 1, _mm256_add_epi32(_mm256_loadu_si256(p + 1), high));
 }
 
+template <int kLevels>
 JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
   for (int o = 0; o < kOutputs; ++o)
     for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
@@ -200,9 +262,9 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
     for (int o = 0; o < kOutputs; ++o) all[o] = odd[o] = _mm256_setzero_si256();
     const int64_t some = steps < 256 ? steps : 256;
     for (int64_t i = 0; i < some; ++i, codes += kRows) {
-      const __m256i code = _mm256_loadu_si256((const __m256i*)codes);
-      for (int o = 0; o < kOutputs; ++o, tables += kEntries) {
-        const __m256i v = _mm256_shuffle_epi8(table_of(tables), code);
+      const Codes<kLevels> code(_mm256_loadu_si256((const __m256i*)codes));
+      for (int o = 0; o < kOutputs; ++o, tables += 1 << kLevels) {
+        const __m256i v = code.at(tables);
         all[o] = _mm256_add_epi16(all[o], v);
         odd[o] = _mm256_add_epi16(odd[o], _mm256_srli_epi16(v, 8));
       }
@@ -240,6 +302,7 @@ JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
 
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 
+template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   for (int i = 0; i < kRows; ++i) {
     int code = 0;
@@ -251,11 +314,12 @@ JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8
   }
 }
 
+template <int kLevels>
 JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
   for (int o = 0; o < kOutputs; ++o)
     for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
   for (int64_t step = 0; step < steps; ++step, codes += kRows)
-    for (int o = 0; o < kOutputs; ++o, tables += kEntries)
+    for (int o = 0; o < kOutputs; ++o, tables += 1 << kLevels)
       for (int i = 0; i < kRows; ++i) sums[o * kRows + i] += ((const int8_t*)tables)[codes[i]];
 }
 

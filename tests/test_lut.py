@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from jettison import file, quantized, reference
 from jettison.errors import FormatError, GraphError, KernelError, PatternError
 from jettison.formats import Lut, from_json, lut, parse, to_json
+from jettison.formats.lut import NATIVE_PROTOTYPES
 from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.runtime import Session, isas
@@ -158,8 +160,9 @@ def test_tables_have_no_weights() -> None:
 # ---- files and sessions
 
 
-def test_a_file_comes_back_and_runs_on_every_instruction_set(tmp_path) -> None:
-    g = graph()
+@pytest.mark.parametrize("k", NATIVE_PROTOTYPES)
+def test_a_file_comes_back_and_runs_on_every_instruction_set(tmp_path, k: int) -> None:
+    g = graph(k)
     file.save(g, tmp_path / "lut.jettison")
     back = file.load(tmp_path / "lut.jettison")
     assert back == g
@@ -167,10 +170,10 @@ def test_a_file_comes_back_and_runs_on_every_instruction_set(tmp_path) -> None:
     for isa in isas():
         session = Session(tmp_path / "lut.jettison", isa=isa)
         np.testing.assert_array_equal(session.run(x), reference.run(g, x)[0])
-        (layer,) = [row for row in session.layers() if row.format == "lut9"]
+        (layer,) = [row for row in session.layers() if row.format == str(Lut(9, k))]
         assert layer.kernel == "lut" and layer.cost is not None
         assert layer.cost.macs == 5 * 6 * 7 * 8  # one look-up per codebook
-        assert layer.cost.weight_bytes == 8 * 4 * 4 + 8 * 15 + 7 * 8 * 16
+        assert layer.cost.weight_bytes == 8 * Lut(9, k).levels * 4 + 8 * (k - 1) + 7 * 8 * k
 
 
 @pytest.mark.parametrize("band", [1, 3, 17])
@@ -184,8 +187,9 @@ def test_bands_of_a_fused_group_give_the_same_bits(band: int) -> None:
             np.testing.assert_array_equal(Session(g, threads=2, isa=isa, fuse=groups).run(x), want, err_msg=f"{isa} {groups}")
 
 
-def test_larger_prototype_counts_are_for_the_reference_only() -> None:
-    g = graph(32)
+@pytest.mark.parametrize("k", [8, 128])
+def test_other_prototype_counts_are_for_the_reference_only(k: int) -> None:
+    g = graph(k)
     assert reference.run(g, np.zeros((1, 8, 5, 6), np.float32))[0].shape == (1, 7, 5, 6)
     with pytest.raises(KernelError, match=r"layer conv: no .* kernel"):
         Session(g)
@@ -241,9 +245,9 @@ def test_every_shape(name: str, v: int) -> None:
     n, h, w, c, k, r, s, *_ = shape
     if v == 1 and c * r * s > 1000:
         v = 4
-    for isa in isas():
+    for isa, prototypes in product(isas(), NATIVE_PROTOTYPES):
         for extreme in (False, True):
-            found = params(Lut(v), (k, r, s, c), extreme=extreme)
+            found = params(Lut(v, prototypes), (k, r, s, c), extreme=extreme)
             same(isa, [image((n, h, w, c))], [X, output()], conv_attrs(shape), found, name)
 
 
@@ -257,8 +261,8 @@ def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
         if residual:
             where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
             inputs, types = [*inputs, image((n, *where), 1)], [X, RESIDUAL, out]
-        for isa in isas():
-            same(isa, inputs, types, conv_attrs(shape, act), params(Lut(9), (k, r, s, c)), name)
+        for isa, prototypes in product(isas(), NATIVE_PROTOTYPES):
+            same(isa, inputs, types, conv_attrs(shape, act), params(Lut(9, prototypes), (k, r, s, c)), name)
 
 
 @pytest.mark.parametrize(("c", "k", "n"), [(64, 10, 3), (512, 100, 1), (3, 5, 70)])
@@ -278,6 +282,6 @@ def test_any_geometry(data) -> None:
     pad = tuple(draw(0, 4) for _ in range(4))
     h, w = draw(1, 12) + (r - 1) * dilation[0], draw(1, 40) + (s - 1) * dilation[1]
     shape = (draw(1, 3), h, w, c, k, r, s, stride, pad, dilation, 1)
-    found = params(Lut(v), (k, r, s, c), draw(0, 99))
+    found = params(Lut(v, data.draw(st.sampled_from(NATIVE_PROTOTYPES))), (k, r, s, c), draw(0, 99))
     for isa in isas():
         same(isa, [image((shape[0], h, w, c), draw(0, 99))], [X, output()], conv_attrs(shape), found, str(shape), threads=draw(1, 3))

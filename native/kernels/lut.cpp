@@ -1,6 +1,6 @@
 // Convolution and linear layers by table look-up, groups = 1: u8 inputs, hash trees, int8 tables, exact int32 sums.
 //
-// A hash tree asks for four bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
+// A hash tree asks for four to six bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
 // turned once into planes, one per channel, in which neighbouring output pixels find the same tap in neighbouring bytes.
 //
 //   plane[phase][channel][lead + slot]   slot = Y·pitch + X of the input at rows Y·stride + phase_y − pad_t, columns X·stride + phase_x
@@ -13,8 +13,8 @@
 //
 //   job:    some tiles of kRows slots of one image × a range of output channels: fill planes, then per tile encode all
 //           codebooks and look up all channels
-//   packed: head | steps | splits [step·kStep][4] | trees [step·kStep][64]
-//           | tables [block of kOutputs channels][step][kOutputs][kStep·16]; codebooks past C hold zeros
+//   packed: head | codebooks, levels | splits [step·kStep][levels] | trees [step·kStep][tree_bytes]
+//           | tables [block of kOutputs channels][step][kOutputs][kStep·K]; codebooks past C hold zeros
 #include "../conv_i8.h"
 #include "../vec_lut.h"
 
@@ -74,31 +74,37 @@ const Constant* splits_of(const Constants& c) {
   return nullptr;
 }
 
-int64_t codebooks(const Constants& c) { return splits_of(c)->d[0]; }
+struct Forest {
+  int64_t codebooks, levels;
+};
+
+Forest forest(const Constants& c) { return {splits_of(c)->d[0], splits_of(c)->d[1]}; }
 
 struct Layout {
   Head head;
-  int64_t steps, splits, trees, tables, bytes;  // places of the parts
+  int64_t steps, each;                   // bytes of one channel's tables in one step
+  int64_t splits, trees, tables, bytes;  // places of the parts
 };
 
-Layout layout(const Problem& a, int64_t count) {
+Layout layout(const Problem& a, const Forest& f) {
   Layout o;
   o.head = head(a, kBlock);
-  o.steps = ceil_div(count, kStep);
-  o.splits = o.head.bytes + 64;  // the count comes first
-  o.trees = o.splits + align64(o.steps * kStep * kLevels * (int64_t)sizeof(Split));
-  o.tables = o.trees + o.steps * kStep * kTreeBytes;
-  o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * kStep * kEntries);
+  o.steps = ceil_div(f.codebooks, kStep);
+  o.each = kStep << f.levels;
+  o.splits = o.head.bytes + 64;  // the numbers come first
+  o.trees = o.splits + align64(o.steps * kStep * f.levels * (int64_t)sizeof(Split));
+  o.tables = o.trees + align64(o.steps * kStep * tree_bytes((int)f.levels));
+  o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * o.each);
   return o;
 }
 
 bool accepts(const Problem& a, const Constants& c) {
   const Constant* splits = splits_of(c);
-  return a.groups == 1 && splits && splits->rank == 2 && splits->d[1] == kLevels && c.find("thresholds") && c.find("tables") &&
-         has_head(c) && planes_of(a).bytes() < 1 << 30;
+  return a.groups == 1 && splits && splits->rank == 2 && splits->d[1] >= kLeastLevels && splits->d[1] <= kMostLevels &&
+         c.find("thresholds") && c.find("tables") && has_head(c) && planes_of(a).bytes() < 1 << 30;
 }
 
-int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, codebooks(c)).bytes; }
+int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, forest(c)).bytes; }
 
 // Which of a stride's columns `column` is; 0 where all taps fall on one.
 int64_t phase_x(const Problem& a, const Planes& p, int64_t column) {
@@ -115,30 +121,31 @@ Split split_of(const Problem& a, const Planes& p, int32_t split) {
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
-  const int64_t count = codebooks(c);
-  const Layout at = layout(a, count);
+  const Forest f = forest(c);
+  const Layout at = layout(a, f);
   const Planes p = planes_of(a);
+  const int64_t count = f.codebooks, prototypes = (int64_t)1 << f.levels;
   uint8_t* packed = (uint8_t*)out;
   std::memset(packed, 0, at.bytes);
   pack_head(a, c, at.head, W, packed);
   int32_t* bias = (int32_t*)(packed + at.head.padding_bytes);
   for (int64_t o = 0; o < a.k; ++o) bias[o] -= (int32_t)(at.steps * kStep * kEntryOffset);
-  std::memcpy(packed + at.head.bytes, &at.steps, sizeof at.steps);
+  std::memcpy(packed + at.head.bytes, &f, sizeof f);
   const int32_t* splits = (const int32_t*)c.find("splits");
   const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
   for (int64_t i = 0; i < count; ++i)
-    for (int level = 0; level < kLevels; ++level) {
-      ((Split*)(packed + at.splits))[i * kLevels + level] = split_of(a, p, splits[i * kLevels + level]);
-      std::memcpy(packed + at.trees + i * kTreeBytes + 16 * level, thresholds + i * 15 + (1 << level) - 1, 1 << level);
+    for (int64_t level = 0, below = 0; level < f.levels; ++level, below = 2 * below + 1) {
+      ((Split*)(packed + at.splits))[i * f.levels + level] = split_of(a, p, splits[i * f.levels + level]);
+      std::memcpy(packed + at.trees + i * tree_bytes((int)f.levels) + 16 * level, thresholds + i * (prototypes - 1) + below, below + 1);
     }
   const int8_t* tables = (const int8_t*)c.find("tables");
-  for (int64_t o = 0; o < ceil_div(a.k, kOutputs) * kOutputs; ++o)
-    for (int64_t i = 0; i < at.steps * kStep; ++i) {
-      uint8_t* to =
-          packed + at.tables + ((o / kOutputs * at.steps + i / kStep) * kOutputs + o % kOutputs) * kStep * kEntries + i % kStep * kEntries;
-      for (int e = 0; e < kEntries; ++e)
-        to[e] = (uint8_t)((o < a.k && i < count ? tables[(o * count + i) * kEntries + e] : 0) + kEntryOffset);
-    }
+  uint8_t* to = packed + at.tables;
+  for (int64_t block = 0; block < ceil_div(a.k, kOutputs); ++block)
+    for (int64_t step = 0; step < at.steps; ++step)
+      for (int64_t o = block * kOutputs; o < (block + 1) * kOutputs; ++o)
+        for (int64_t i = step * kStep; i < (step + 1) * kStep; ++i)
+          for (int64_t e = 0; e < prototypes; ++e)
+            *to++ = (uint8_t)((o < a.k && i < count ? tables[(o * count + i) * prototypes + e] : 0) + kEntryOffset);
 }
 
 // What a thread needs while it runs a job.
@@ -224,18 +231,18 @@ void find_pixels(const Problem& a, const Planes& p, int64_t first, const Workspa
 // What is looked up for one tile.
 struct Look {
   const uint8_t *codes, *tables;  // of the first channel
-  int64_t steps;
+  int64_t steps, each;
 };
 
 // Sums of W channels, kRows of each.
+template <int kLevels>
 void look_up_channels(const BlockI8& b, const Look& l, const Workspace& w) {
   for (int64_t i = 0; i < min64(W, b.width); i += kOutputs)
-    look_up(l.codes, l.tables + i * l.steps * kStep * kEntries, l.steps, b.bias + i, w.sums + i * kRows);
+    look_up<kLevels>(l.codes, l.tables + i * l.steps * l.each, l.steps, b.bias + i, w.sums + i * kRows);
 }
 
 // Any output: the sums of W channels, turned so that the channels of a pixel stand together, and the common epilogue.
-void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
-  look_up_channels(b, l, w);
+void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
   for (int64_t i = 0; i < kRows; i += W) {
     i32v x[W];
     for (int o = 0; o < W; ++o) x[o] = load_i32(w.sums + o * kRows + i);
@@ -252,14 +259,13 @@ void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
 
 // u8 output: requantized row by row of sums, and only the bytes turned.
 template <bool Residual>
-void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
+void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
   uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
   if (Residual) {
     const uint8_t* rows[kRows];
     for (int i = 0; i < kRows; ++i) rows[i] = b.residual + (w.pixel[i] < 0 ? 0 : w.pixel[i]) * a.k;
     rows_to_columns(rows, 0, residual, kRows);
   }
-  look_up_channels(b, l, w);
   for (int64_t i = 0; i < W; ++i)
     store_bytes(bytes + i * kRows, requantize_rows<Residual>(end, w.sums + i * kRows, b.multiplier[i], residual + i * kRows));
   columns_to_rows(bytes, [&](int row, __m128i x) {
@@ -272,23 +278,22 @@ void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
 
 #endif
 
-void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
+void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
 #if defined(JETTISON_AVX512)
-  if (end.u8 && b.residual) return finish_bytes<true>(a, end, b, l, w);
-  if (end.u8) return finish_bytes<false>(a, end, b, l, w);
+  if (end.u8 && b.residual) return finish_bytes<true>(a, end, b, w);
+  if (end.u8) return finish_bytes<false>(a, end, b, w);
 #endif
-  finish_sums(a, end, b, l, w);
+  finish_sums(a, end, b, w);
 }
 
-void run(const Call& call, int64_t job) {
+template <int kLevels>
+void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Problem& a = *call.problem;
   const Planes p = planes_of(a);
   const int64_t parts = channel_parts(a, p), image = job / parts / p.jobs(), group = job / parts % p.jobs();
   const Range blocks = range(ceil_div(a.k, kBlock), parts, job % parts);
   const uint8_t* packed = (const uint8_t*)call.packed;
-  int64_t steps;
-  std::memcpy(&steps, packed + head(a, kBlock).bytes, sizeof steps);
-  const Layout at = layout(a, steps * kStep);
+  const Layout at = layout(a, f);
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const Split* splits = (const Split*)(packed + at.splits);
@@ -296,21 +301,37 @@ void run(const Call& call, int64_t job) {
   fill_planes(a, p, image_i8(call, image), packed, first * kRows - p.lead, w);
   for (int64_t tile = first; tile < last; ++tile) {
     find_pixels(a, p, tile * kRows, w);
-    for (int64_t i = 0; i < steps; ++i)
-      encode({w.planes + (tile - first) * kRows, p.stride, w.taken, packed[0]}, splits + i * kStep * kLevels,
-             packed + at.trees + i * kStep * kTreeBytes, w.codes + i * kStep * kRows);
-    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W)
-      finish_tile(a, end, block_of(call, at.head, image, o / W, W), {w.codes, packed + at.tables + o * steps * kStep * kEntries, steps}, w);
+    for (int64_t i = 0; i < at.steps; ++i)
+      encode<kLevels>({w.planes + (tile - first) * kRows, p.stride, w.taken, packed[0]}, splits + i * kStep * kLevels,
+                      packed + at.trees + i * kStep * tree_bytes(kLevels), w.codes + i * kStep * kRows);
+    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W) {
+      const BlockI8 b = block_of(call, at.head, image, o / W, W);
+      look_up_channels<kLevels>(b, {w.codes, packed + at.tables + o * at.steps * at.each, at.steps, at.each}, w);
+      finish_tile(a, end, b, w);
+    }
   }
 }
 
-// Per tile and codebook: a tree, and kRows look-ups for every output channel. Measured.
+void run(const Call& call, int64_t job) {
+  Forest f;
+  std::memcpy(&f, (const uint8_t*)call.packed + head(*call.problem, kBlock).bytes, sizeof f);
+  (f.levels == 4 ? run_levels<4> : f.levels == 5 ? run_levels<5> : run_levels<6>)(call, job, f);
+}
+
+// Per tile and codebook: a tree, and kRows look-ups for every output channel. Measured, for 4, 5 and 6 levels.
 double cost(const Problem& a, const Constants& c) {
+#if defined(JETTISON_AVX512)
+  constexpr double kPerLookUp[3] = {0.8, 0.8, 1.0};
+#elif defined(JETTISON_AVX2)
+  constexpr double kPerLookUp[3] = {1.0, 1.5, 2.5};
+#else
+  constexpr double kPerLookUp[3] = {12.0, 12.0, 12.0};
+#endif
   const Planes p = planes_of(a);
-  const double tiles = (double)a.n * p.tiles, count = (double)ceil_div(codebooks(c), kStep) * kStep;
-  const double per_look_up = kIsa == Isa::avx512 ? 0.8 : kIsa == Isa::avx2 ? 1.0 : 12.0;
-  const double per_tree = kIsa == Isa::scalar ? 64.0 : 8.0;
-  return tiles * (count * (per_tree + a.k * per_look_up) + 0.15 * kRows * a.k + 0.1 * kRows * a.c) + (double)count * kEntries * a.k / 8;
+  const Forest f = forest(c);
+  const double tiles = (double)a.n * p.tiles, count = (double)ceil_div(f.codebooks, kStep) * kStep;
+  const double per_tree = (kIsa == Isa::scalar ? 16.0 : 2.0) * f.levels, per_look_up = kPerLookUp[f.levels - kLeastLevels];
+  return tiles * (count * (per_tree + a.k * per_look_up) + 0.15 * kRows * a.k + 0.1 * kRows * a.c) + count * (1 << f.levels) * a.k / 8;
 }
 
 }  // namespace

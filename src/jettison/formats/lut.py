@@ -30,7 +30,8 @@ from ..errors import FormatError, PatternError
 
 V_MAX = 256
 PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256)
-FAST_PROTOTYPES = 16  # one table of bytes is one shuffle register: what the native kernels take
+DEFAULT_PROTOTYPES = 16  # one table of bytes is one shuffle register
+NATIVE_PROTOTYPES = (16, 32, 64)  # what the native kernels take; the reference takes all
 _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 
@@ -39,7 +40,7 @@ class Lut:
     """v inputs per codebook, 1 ≤ v ≤ 256; prototypes a power of two up to 256. Errors: PatternError."""
 
     v: int
-    prototypes: int = FAST_PROTOTYPES
+    prototypes: int = DEFAULT_PROTOTYPES
     kind: ClassVar[str] = "lut"
     linear: ClassVar[bool] = False
 
@@ -55,10 +56,10 @@ class Lut:
         found = _TEXT.fullmatch(text)
         if not found:
             raise PatternError(f"pattern {text!r} is not lutV or lutVxK with whole numbers; for example 'lut9'")
-        return cls(int(found[1]), int(found[2] or FAST_PROTOTYPES))
+        return cls(int(found[1]), int(found[2] or DEFAULT_PROTOTYPES))
 
     def __str__(self) -> str:
-        return f"lut{self.v}" + ("" if self.prototypes == FAST_PROTOTYPES else f"x{self.prototypes}")
+        return f"lut{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
 
     @property
     def levels(self) -> int:

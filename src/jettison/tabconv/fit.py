@@ -17,7 +17,7 @@ import numpy as np
 from .. import reference, spec
 from ..errors import TabConvError
 from ..formats import Dense, Lut, lut
-from ..formats.lut import FAST_PROTOTYPES
+from ..formats.lut import NATIVE_PROTOTYPES
 from ..graph import Graph, Op, TensorSpec, problem, weight_shape
 from ..ptq.calibrate import whole
 from ..quantized import im2col
@@ -216,7 +216,7 @@ def _stored(run: Run, images: tuple[np.ndarray, ...]) -> np.ndarray:
 def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Run:
     """Runs what `op` needs only: it gives op's input in float32, or its sums without bias, residual and clamp.
 
-    The kernels do it, or where tables have more prototypes than those take the reference, slowly.
+    The kernels do it, or for numbers of prototypes that those do not take the reference, slowly.
     """
     ops = [o for o in graph.ops if o.outputs[0] in _needed(graph, op.inputs[0])]
     source, shape = op.inputs[0], graph.tensors[op.outputs[0]].shape
@@ -238,7 +238,7 @@ def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Run:
     names = {n for o in ops for n in o.params.values()}
     used = {n: a for n, a in constants.items() if n in names or n.rpartition(".")[0] in names}
     part = Graph(tuple(ops), tensors, graph.inputs, (seen,), used, {n: graph.layouts[n] for n in graph.inputs})
-    if all(o.format.prototypes == FAST_PROTOTYPES for o in ops if isinstance(o.format, Lut)):
+    if all(o.format.prototypes in NATIVE_PROTOTYPES for o in ops if isinstance(o.format, Lut)):
         return Session(part, threads=threads).run
     return lambda *images: reference.run(part, *images)[0]
 

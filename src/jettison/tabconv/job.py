@@ -14,7 +14,7 @@ from torch import nn
 from .. import file
 from ..errors import PatternError, QuantizationError, TrainingError
 from ..formats import Lut
-from ..formats.lut import FAST_PROTOTYPES
+from ..formats.lut import NATIVE_PROTOTYPES
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
@@ -43,10 +43,10 @@ def check(settings: Settings) -> None:
     if wanted != made:
         what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV"
         raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
-    if isinstance(fmt, Lut) and fmt.prototypes != FAST_PROTOTYPES:
+    if isinstance(fmt, Lut) and fmt.prototypes not in NATIVE_PROTOTYPES:
         raise PatternError(
-            f"pattern {fmt}: kernels look up tables of {FAST_PROTOTYPES} prototypes; write lut{fmt.v} "
-            "(jettison.tabconv.fit and the reference take the others, for analysis)"
+            f"pattern {fmt}: kernels look up tables of {', '.join(map(str, NATIVE_PROTOTYPES))} prototypes; write lut{fmt.v} or "
+            f"lut{fmt.v}x{NATIVE_PROTOTYPES[-1]} (jettison.tabconv.fit and the reference take the others, for analysis)"
         )
     if made and (settings.element != "int8" or settings.qat_epochs):
         raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
