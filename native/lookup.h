@@ -16,11 +16,9 @@ struct Trees {
 
 // The gradient of the sums, and where those of everything else are added to.
 struct Slopes {
-  const float* sums;    // [pixel][output]
-  const float* turned;  // the layer's entries as [codebook][output][K]
+  const float* sums;  // [pixel][output]
   float tau;
   float *image, *thresholds, *entries;  // as those of the layer
-  float* columns;                       // to work in: kColumns for every output
 };
 
 struct LookUp {
@@ -30,7 +28,6 @@ struct LookUp {
 };
 
 constexpr int64_t kMostLevels = 8;
-constexpr int64_t kColumns = 16;
 
 // That of `isa`, or null if it was not built.
 const LookUp* look_up(Isa isa);

@@ -48,17 +48,23 @@ def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
 
 
 # images, pixels, codebooks, levels, outputs
-SIZES = [(3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (2, 32, 130, 4, 33), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1)]
+SIZES = [
+    (3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (2, 32, 130, 4, 33), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1),
+    (2, 37, 18, 5, 20), (2, 44, 33, 6, 48),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("row", [0, 4, 8, 19])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, ...], monkeypatch) -> None:
-    """Places are drawn by lot, so that trees ask one input twice."""
+def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, ...], row: int, monkeypatch) -> None:
+    """Places are drawn by lot, so that trees ask one input twice. row: pixels side by side; 0: starts are drawn by lot too."""
     n, pixels, codebooks, levels, outputs = size
     monkeypatch.setattr(lookup, "ISA", isa)
     torch.manual_seed(sum(size))
-    x, starts, places = torch.randn(n, 50), torch.randint(0, 30, (pixels,)), torch.randint(0, 20, (codebooks, levels))
+    x, starts, places = torch.randn(n, 130), torch.randint(0, 30, (pixels,)), torch.randint(0, 20, (codebooks, levels))
+    if row:
+        starts = torch.arange(pixels) // row * (row + 3) + torch.arange(pixels) % row
     thresholds, entries = torch.randn(codebooks, 2**levels - 1), torch.randn(codebooks * 2**levels, outputs)
     grad = torch.randn(n * pixels, outputs)
     codes, sums = lookup._forward(x, starts, places, thresholds, entries)

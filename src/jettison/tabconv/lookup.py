@@ -33,7 +33,7 @@ CHUNK = 2048  # rows at once in PyTorch: what belongs to them stays in a cache
 
 
 class LookUp(torch.autograd.Function):
-    """(x (n, h·w·c), starts (p·q), places (C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k).
+    """(x (n, c·h·w), starts (p·q), places (C, L), thresholds (C, K − 1), entries (C·K, k), τ) → sums (n·p·q, k).
 
     The trees of an output pixel ask x at its start plus their places.
     """
@@ -73,10 +73,9 @@ def _native_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     threads, x = torch.get_num_threads(), x.contiguous()
     for_x, for_thresholds, for_entries = torch.zeros_like(x), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
-    turned = entries.view(len(thresholds), -1, entries.shape[1]).transpose(1, 2).contiguous()
     g = grad.view(len(x), len(starts), -1)
     layer = _layer(x, starts, places, thresholds, entries)
-    layer.backward(_native.Pool(threads), ISA, x, codes, g, turned, tau, for_x, for_thresholds, for_entries)
+    layer.backward(_native.Pool(threads), ISA, x, codes, g, tau, for_x, for_thresholds, for_entries)
     return for_x, for_thresholds.sum(0), for_entries.sum(0)
 
 
@@ -104,7 +103,7 @@ def _backward(
 
 
 def _asked(x: Tensor, at: Tensor) -> Tensor:
-    """(rows, C, L) of images (n, h·w·c)."""
+    """(rows, C, L) of images (n, c·h·w)."""
     return x.index_select(1, at.flatten()).view(-1, *at.shape[1:])
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import spec
 from ..formats import Lut
 from ..graph import Graph, Op, TensorSpec
-from ..peers.nchw import HELD, STORED, weight_scale
+from ..peers.nchw import HELD, weight_scale
 from ..peers.torch_model import ACTS, LOWERINGS
 from .fit import tabulated
 from .lookup import LookUp
@@ -194,7 +194,7 @@ class _Tables(_Step):
         self.act = ACTS[a["act"]](a["alpha"])
         self.window = tuple(a.get(name, (1, 1)) for name in ("kernel", "stride", "dilation"))
         t, l, b, r = a.get("pad", (0, 0, 0, 0))
-        self.pad = (0, 0, l, r, t, b)
+        self.pad = (l, r, t, b)
 
     def constants(self, graph: Graph, op: Op) -> None:
         parts = graph.weight_parts(op)
@@ -215,11 +215,11 @@ class _Tables(_Step):
 
     def forward(self, *xs: Tensor) -> Tensor:
         x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
-        padded = F.pad(x.permute(STORED), self.pad)  # with the zero point, the real number 0
+        padded = F.pad(x, self.pad)  # with the zero point, the real number 0
         starts, places, (p, q) = self._places(*padded.shape[1:])
         step = LEVELS * self.x.scale
         thresholds = self._kept_in_range() * step
-        sums = LookUp.apply(padded.flatten(1), starts, places, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
+        sums = LookUp.apply(padded.contiguous().flatten(1), starts, places, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
         y = sums.view(len(x), p, q, -1).permute(HELD) if xs[0].dim() == 4 else sums
         y = self.norm(y)
         return _quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y)
@@ -230,13 +230,13 @@ class _Tables(_Step):
             self.thresholds.clamp_((0.5 - self.x.zero) / LEVELS, (LEVELS + 0.5 - self.x.zero) / LEVELS)
         return self.thresholds
 
-    def _places(self, h: int, w: int, c: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def _places(self, c: int, h: int, w: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """(p·q,) and (C, L), whose sum is where in a padded image the trees of an output pixel ask; and (p, q)."""
         (r, s), (sh, sw), (dh, dw) = self.window
         p, q = (h - dh * (r - 1) - 1) // sh + 1, (w - dw * (s - 1) - 1) // sw + 1
         tap = self.splits // c
-        places = tap // s * (dh * w * c) + tap % s * (dw * c) + self.splits % c
-        starts = torch.arange(p)[:, None] * (sh * w * c) + torch.arange(q) * (sw * c)
+        places = self.splits % c * (h * w) + tap // s * (dh * w) + tap % s * dw
+        starts = torch.arange(p)[:, None] * (sh * w) + torch.arange(q) * sw
         return starts.flatten().to(places.device), places, (p, q)
 
     def write(self, graph: Graph, op: Op) -> Graph:
