@@ -70,6 +70,7 @@ class Case:
 
 CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
+    Case("resnet20_cifar", "cifar10", "lut9x64", 0),
     Case("nin", "mnist", "lut256", 3, include=("*",), saved=98.9, kept=81),
     Case("resnet18_strided", "mnist", "lut256", 3, include=("*",), saved=99.4, kept=93),
     Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
