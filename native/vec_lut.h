@@ -1,7 +1,7 @@
 // Table look-up for one instruction set: kRows rows (output pixels) side by side, one byte each.
 //
 //   encode     kStep codebooks: the leaf of every row in each hash tree                → codes
-//   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → int32 sums
+//   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → end(channel, int32 sums)
 //
 // A tree has kLevels = 4, 5 or 6 levels, a table K = 2^kLevels entries.
 //
@@ -142,10 +142,17 @@ struct Tables<6> {
   }
 };
 
-template <int kLevels>
-JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
-  const __m512i ones = _mm512_set1_epi8(1);
-  __m512i acc[kOutputs][4];
+// Sums of one output channel, in the order of `row_of`.
+using Sums = i32v[4];
+
+JT_INLINE void store_sums(int32_t* to, const Sums& sums) {
+  for (int g = 0; g < 4; ++g) _mm512_storeu_si512(to + g * 16, sums[g]);
+}
+
+template <int kLevels, class End>
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, const End& end) {
+  const u8q ones = _mm512_set1_epi8(1);
+  Sums acc[kOutputs];
   for (int o = 0; o < kOutputs; ++o)
     for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_set1_epi32(bias[o]);
   for (int64_t i = 0; i < steps; ++i, codes += 256) {
@@ -153,17 +160,16 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
     for (int g = 0; g < 4; ++g) code[g] = _mm512_loadu_si512(codes + 64 * g);
     for (int o = 0; o < kOutputs; ++o, tables += 4 << kLevels) {
       const Tables<kLevels> table(tables);
-      for (int g = 0; g < 4; ++g) acc[o][g] = _mm512_dpbusd_epi32(acc[o][g], ones, table.at(code[g]));
+      for (int g = 0; g < 4; ++g) acc[o][g] = dot(acc[o][g], ones, table.at(code[g]));
     }
   }
-  for (int o = 0; o < kOutputs; ++o)
-    for (int g = 0; g < 4; ++g) _mm512_storeu_si512(sums + o * kRows + g * 16, acc[o][g]);
+  for (int o = 0; o < kOutputs; ++o) end(o, acc[o]);
 }
 
 // Rows of one output channel as bytes, in their order: requantize(float32(sum)·multiplier + float32(r − zero)·ratio), quantized.py.
 // Packing inside each 16 bytes undoes the order of `row_of`.
 template <bool Residual>
-JT_INLINE u8v requantize_rows(const EpilogueI8& e, const int32_t* sums, float multiplier, const uint8_t* residual) {
+JT_INLINE u8v requantize_rows(const EpilogueI8& e, const Sums& sums, float multiplier, const uint8_t* residual) {
   i32v x[4];
   if (Residual) {
     const __m512i r = _mm512_loadu_si512(residual), none = _mm512_setzero_si512();
@@ -172,7 +178,7 @@ JT_INLINE u8v requantize_rows(const EpilogueI8& e, const int32_t* sums, float mu
     x[2] = _mm512_unpacklo_epi16(upper, none), x[3] = _mm512_unpackhi_epi16(upper, none);
   }
   for (int g = 0; g < 4; ++g) {
-    f32v t = mul(to_float(load_i32(sums + g * 16)), set1(multiplier));
+    f32v t = mul(to_float(sums[g]), set1(multiplier));
     if (Residual) t = add(t, mul(to_float(sub(x[g], e.residual_zero)), e.ratio));
     x[g] = round_below(t);
   }
@@ -253,10 +259,16 @@ JT_INLINE void widen(int32_t* sums, __m256i words) {
   _mm256_storeu_si256(p + 1, _mm256_add_epi32(_mm256_loadu_si256(p + 1), high));
 }
 
-template <int kLevels>
-JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
+// Sums of one output channel.
+using Sums = int32_t[kRows];
+
+JT_INLINE void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums, sizeof sums); }
+
+template <int kLevels, class End>
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, const End& end) {
+  Sums sums[kOutputs];
   for (int o = 0; o < kOutputs; ++o)
-    for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
+    for (int i = 0; i < kRows; ++i) sums[o][i] = bias[o];
   while (steps > 0) {
     __m256i all[kOutputs], odd[kOutputs];
     for (int o = 0; o < kOutputs; ++o) all[o] = odd[o] = _mm256_setzero_si256();
@@ -270,11 +282,12 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
       }
     }
     for (int o = 0; o < kOutputs; ++o) {
-      widen(sums + o * kRows, _mm256_sub_epi16(all[o], _mm256_slli_epi16(odd[o], 8)));
-      widen(sums + o * kRows + 16, odd[o]);
+      widen(sums[o], _mm256_sub_epi16(all[o], _mm256_slli_epi16(odd[o], 8)));
+      widen(sums[o] + 16, odd[o]);
     }
     steps -= some;
   }
+  for (int o = 0; o < kOutputs; ++o) end(o, sums[o]);
 }
 
 JT_INLINE void transpose(i32v (&x)[8]) {
@@ -314,13 +327,20 @@ JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8
   }
 }
 
-template <int kLevels>
-JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, int32_t* sums) {
+// Sums of one output channel.
+using Sums = int32_t[kRows];
+
+JT_INLINE void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums, sizeof sums); }
+
+template <int kLevels, class End>
+JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, const End& end) {
+  Sums sums[kOutputs];
   for (int o = 0; o < kOutputs; ++o)
-    for (int i = 0; i < kRows; ++i) sums[o * kRows + i] = bias[o];
+    for (int i = 0; i < kRows; ++i) sums[o][i] = bias[o];
   for (int64_t step = 0; step < steps; ++step, codes += kRows)
     for (int o = 0; o < kOutputs; ++o, tables += 1 << kLevels)
-      for (int i = 0; i < kRows; ++i) sums[o * kRows + i] += ((const int8_t*)tables)[codes[i]];
+      for (int i = 0; i < kRows; ++i) sums[o][i] += ((const int8_t*)tables)[codes[i]];
+  for (int o = 0; o < kOutputs; ++o) end(o, sums[o]);
 }
 
 JT_INLINE void transpose(i32v (&x)[4]) {
@@ -358,6 +378,32 @@ JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint
   }
   turn(x);
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(columns + i * stride, x[i]);
+}
+
+// 64 channels that are asked for, out of at most four vectors of a row of many.
+constexpr int kMostVectors = 4;
+struct Picks {
+  uint8_t places[64];  // in the first two vectors, or in the last two
+  uint64_t later;      // which are in the last two
+  int64_t first, vectors;
+};
+
+template <int kVectors>
+JT_INLINE void pick_from(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
+  const __m512i places = _mm512_loadu_si512(p.places);
+  const __mmask64 later = p.later;
+  for (int row = 0; row < kRows; ++row) {
+    const auto vector = [&](int i) { return _mm512_loadu_si512(rows[row] + 64 * (p.first + i)); };
+    __m512i x = kVectors == 1 ? _mm512_permutexvar_epi8(places, vector(0)) : _mm512_permutex2var_epi8(vector(0), places, vector(1));
+    if (kVectors == 3) x = _mm512_mask_permutexvar_epi8(x, later, places, vector(2));
+    if (kVectors == 4) x = _mm512_mask_blend_epi8(later, x, _mm512_permutex2var_epi8(vector(2), places, vector(3)));
+    _mm512_storeu_si512(out + row * stride, x);
+  }
+}
+
+// Of every row.
+JT_INLINE void pick(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
+  (p.vectors == 1 ? pick_from<1> : p.vectors == 2 ? pick_from<2> : p.vectors == 3 ? pick_from<3> : pick_from<4>)(p, rows, out, stride);
 }
 
 // store(row, its 16 channels) for every row.

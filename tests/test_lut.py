@@ -234,11 +234,14 @@ MORE = {
     "stride 3, dilation 2": (1, 17, 19, 9, 9, 3, 3, (3, 3), (2, 2, 2, 2), (2, 2), 1),
     "stride 2, dilation 2": (1, 12, 11, 16, 5, 3, 3, (2, 2), (1, 1, 1, 1), (2, 2), 1),
     "1x1, stride 2": (1, 9, 10, 64, 16, 1, 1, (2, 2), (0, 0, 0, 0), (1, 1), 1),
+    "channels picked": (2, 9, 15, 128, 24, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    "picked out of many": (1, 9, 10, 320, 17, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    "too many to pick": (1, 5, 10, 1024, 16, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1),
     "300 codebooks": (1, 3, 3, 300, 6, 3, 3, (1, 1), (1, 1, 1, 1), (1, 1), 1),
 }
 
 
-@pytest.mark.parametrize("v", [1, 9])
+@pytest.mark.parametrize("v", [1, 9, 40])
 @pytest.mark.parametrize("name", [n for n, s in {**SHAPES, **MORE}.items() if s[-1] == 1])
 def test_every_shape(name: str, v: int) -> None:
     shape = {**SHAPES, **MORE}[name]

@@ -11,10 +11,14 @@
 // outside 0 … pitch − 1 the load is masked and gives the zero point (`Taken`). pitch is q, or more where the image is wider:
 // the few rows of a tile that are no pixel are then computed and dropped.
 //
+// Where there is one tap, only some channels are asked for: AVX-512 picks them out of every pixel first, and turns those.
+//
 //   job:    some tiles of kRows slots of one image × a range of output channels: fill planes, then per tile encode all
 //           codebooks and look up all channels
-//   packed: head | codebooks, levels | splits [step·kStep][levels] | trees [step·kStep][tree_bytes]
+//   packed: head | codebooks, levels, picked channels | picks | splits [step·kStep][levels] | trees [step·kStep][tree_bytes]
 //           | tables [block of kOutputs channels][step][kOutputs][kStep·K]; codebooks past C hold zeros
+#include <vector>
+
 #include "../conv_i8.h"
 #include "../vec_lut.h"
 
@@ -34,7 +38,7 @@ struct Planes {
   int64_t lead, shifts;          // the leftmost tap's shift is −lead; different shifts, from there on
   int64_t phases_y, phases_x;    // input rows and columns of one stride that the kernel reaches
   int64_t channels;              // rounded up
-  int64_t slots, stride;         // of one job's plane; bytes from one to the next
+  int64_t slots, stride;         // of a plane of one job, or of one tile if flat; bytes from one to the next
   int64_t tiles, tiles_per_job;  // of an image
   bool flat;                     // pixel to pixel: the image is one long row
 
@@ -62,7 +66,7 @@ Planes planes_of(const Problem& a) {
   o.tiles = ceil_div(o.flat ? o.width : (a.p - 1) * o.pitch + a.q, kRows);
   const int64_t least = a.k < kLeastWidth ? min64(kFewTiles, o.tiles) : 1;
   o.tiles_per_job = a.band ? kMostTiles : max64(least, min64(kMostTiles, o.tiles / kFewJobs));
-  o.slots = ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + o.shifts - 1, kRows) * kRows;
+  o.slots = o.flat ? kRows : ceil_div(o.tiles_per_job * kRows + reach_y * o.pitch + o.shifts - 1, kRows) * kRows;
   o.stride = (ceil_div(o.slots, 64) | 1) * 64;  // odd, so that the channels of a block do not meet in one cache set
   return o;
 }
@@ -76,14 +80,55 @@ const Constant* splits_of(const Constants& c) {
 
 struct Forest {
   int64_t codebooks, levels;
+  int64_t picked;  // channels, or 0: all
 };
 
-Forest forest(const Constants& c) { return {splits_of(c)->d[0], splits_of(c)->d[1]}; }
+// picked: not known yet.
+Forest forest(const Constants& c) { return {splits_of(c)->d[0], splits_of(c)->d[1], 0}; }
+
+#if defined(JETTISON_AVX512)
+constexpr double kPickedShare = 0.7;  // of the channels: with more, picking takes longer than it saves
+
+int64_t picks_bytes(const Problem& a) { return planes_of(a).flat && a.c % 64 == 0 ? a.c / 64 * (int64_t)sizeof(Picks) : 0; }
+
+// How many channels are picked, their order in `order`; 0: all are taken.
+int64_t pack_picks(const Problem& a, const int32_t* splits, int64_t count, Picks* picks, std::vector<int32_t>* order) {
+  if (!picks_bytes(a)) return 0;
+  order->assign(a.c, -1);
+  for (int64_t i = 0; i < count; ++i) (*order)[splits[i]] = 0;
+  int32_t picked = 0;
+  for (int64_t channel = 0; channel < a.c; ++channel) {
+    int32_t& to = (*order)[channel];
+    if (to < 0) continue;
+    to = picked++;
+    Picks& p = picks[to / 64];
+    if (to % 64 == 0) p.first = channel / 64;
+    p.vectors = channel / 64 + 1 - p.first;
+    if (p.vectors > kMostVectors) return 0;
+    p.places[to % 64] = (uint8_t)((channel - 64 * p.first) % 128);
+    p.later |= (uint64_t)(p.vectors > 2) << to % 64;
+  }
+  return picked > a.c * kPickedShare ? 0 : picked;
+}
+
+// The picked channels of kRows pixels, which `sources` point to before and after.
+void pick_rows(const Picks* picks, int64_t picked, const uint8_t** sources, uint8_t* to) {
+  const int64_t vectors = ceil_div(picked, 64);
+  for (int64_t i = 0; i < vectors; ++i) pick(picks[i], sources, to + 64 * i, 64 * vectors);
+  for (int64_t row = 0; row < kRows; ++row) sources[row] = to + row * 64 * vectors;
+}
+
+#else
+struct Picks {};
+int64_t picks_bytes(const Problem&) { return 0; }
+int64_t pack_picks(const Problem&, const int32_t*, int64_t, Picks*, std::vector<int32_t>*) { return 0; }
+void pick_rows(const Picks*, int64_t, const uint8_t**, uint8_t*) {}
+#endif
 
 struct Layout {
   Head head;
-  int64_t steps, each;                   // bytes of one channel's tables in one step
-  int64_t splits, trees, tables, bytes;  // places of the parts
+  int64_t steps, each;                          // bytes of one channel's tables in one step
+  int64_t picks, splits, trees, tables, bytes;  // places of the parts
 };
 
 Layout layout(const Problem& a, const Forest& f) {
@@ -91,7 +136,8 @@ Layout layout(const Problem& a, const Forest& f) {
   o.head = head(a, kBlock);
   o.steps = ceil_div(f.codebooks, kStep);
   o.each = kStep << f.levels;
-  o.splits = o.head.bytes + 64;  // the numbers come first
+  o.picks = o.head.bytes + 64;  // the numbers come first
+  o.splits = o.picks + align64(picks_bytes(a));
   o.trees = o.splits + align64(o.steps * kStep * f.levels * (int64_t)sizeof(Split));
   o.tables = o.trees + align64(o.steps * kStep * tree_bytes((int)f.levels));
   o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * o.each);
@@ -121,7 +167,7 @@ Split split_of(const Problem& a, const Planes& p, int32_t split) {
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
-  const Forest f = forest(c);
+  Forest f = forest(c);
   const Layout at = layout(a, f);
   const Planes p = planes_of(a);
   const int64_t count = f.codebooks, prototypes = (int64_t)1 << f.levels;
@@ -130,12 +176,15 @@ void pack(const Problem& a, const Constants& c, void* out) {
   pack_head(a, c, at.head, W, packed);
   int32_t* bias = (int32_t*)(packed + at.head.padding_bytes);
   for (int64_t o = 0; o < a.k; ++o) bias[o] -= (int32_t)(at.steps * kStep * kEntryOffset);
-  std::memcpy(packed + at.head.bytes, &f, sizeof f);
   const int32_t* splits = (const int32_t*)c.find("splits");
+  std::vector<int32_t> order;
+  f.picked = pack_picks(a, splits, count * f.levels, (Picks*)(packed + at.picks), &order);
+  std::memcpy(packed + at.head.bytes, &f, sizeof f);
   const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
   for (int64_t i = 0; i < count; ++i)
     for (int64_t level = 0, below = 0; level < f.levels; ++level, below = 2 * below + 1) {
-      ((Split*)(packed + at.splits))[i * f.levels + level] = split_of(a, p, splits[i * f.levels + level]);
+      const int32_t split = splits[i * f.levels + level];
+      ((Split*)(packed + at.splits))[i * f.levels + level] = split_of(a, p, f.picked ? order[split] : split);
       std::memcpy(packed + at.trees + i * tree_bytes((int)f.levels) + 16 * level, thresholds + i * (prototypes - 1) + below, below + 1);
     }
   const int8_t* tables = (const int8_t*)c.find("tables");
@@ -151,6 +200,7 @@ void pack(const Problem& a, const Constants& c, void* out) {
 // What a thread needs while it runs a job.
 struct Workspace {
   const uint8_t** sources;  // of every slot of one phase
+  uint8_t* rows;            // channels picked, of the pixels of a tile
   uint8_t* planes;
   uint8_t* codes;
   int32_t* sums;      // W output channels of one tile
@@ -170,6 +220,7 @@ Workspace workspace(const Problem& a, const Planes& p, void* memory) {
     return start;
   };
   w.sources = (const uint8_t**)take(p.slots * 8);
+  w.rows = (uint8_t*)take(picks_bytes(a) ? kRows * a.c : 0);
   w.planes = (uint8_t*)take(p.bytes());
   w.codes = (uint8_t*)take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
   w.sums = (int32_t*)take(W * kRows * 4);
@@ -207,17 +258,24 @@ void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const
   }
 }
 
-void fill_planes(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, const Workspace& w) {
+void fill_planes(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, const Picks* picks,
+                 int64_t picked, const Workspace& w) {
   for (int64_t phase = 0; phase < p.phases_y * p.phases_x; ++phase) {
     find_sources(a, p, image, padding, first, phase, w.sources);
+    if (picked) pick_rows(picks, picked, w.sources, w.rows);
     for (int64_t i = 0; i < p.slots; i += kRows)
-      for (int64_t c = 0; c < a.c; c += kBlock)
+      for (int64_t c = 0; c < (picked ? picked : a.c); c += kBlock)
         rows_to_columns(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
   }
 }
 
 // The output pixel of every row of the tile that starts at slot `first`, and the rows that each shift takes.
 void find_pixels(const Problem& a, const Planes& p, int64_t first, const Workspace& w) {
+  if (p.flat && first + kRows <= p.width) {  // all rows are pixels
+    for (int64_t i = 0; i < kRows; ++i) w.pixel[i] = (int32_t)(first + i);
+    w.taken[0] = taken(w.pixel, 0, (int32_t)p.pitch);
+    return;
+  }
   int64_t y = first / p.pitch, x = first % p.pitch;
   int32_t column[kRows];
   for (int64_t i = 0; i < kRows; ++i) {
@@ -232,17 +290,24 @@ void find_pixels(const Problem& a, const Planes& p, int64_t first, const Workspa
 struct Look {
   const uint8_t *codes, *tables;  // of the first channel
   int64_t steps, each;
+  const uint8_t* ahead;  // the next tile's input: for each kOutputs channels so many bytes are fetched
+  int64_t bytes;
 };
 
-// Sums of W channels, kRows of each.
-template <int kLevels>
-void look_up_channels(const BlockI8& b, const Look& l, const Workspace& w) {
-  for (int64_t i = 0; i < min64(W, b.width); i += kOutputs)
-    look_up<kLevels>(l.codes, l.tables + i * l.steps * l.each, l.steps, b.bias + i, w.sums + i * kRows);
+// end(channel, its sums) for W channels.
+template <int kLevels, class End>
+JT_INLINE void look_up_channels(const BlockI8& b, const Look& l, const End& end) {
+  for (int64_t i = 0; i < min64(W, b.width); i += kOutputs) {
+    for (int64_t line = 0; line < l.bytes; line += 64) __builtin_prefetch(l.ahead + i / kOutputs * l.bytes + line);
+    look_up<kLevels>(l.codes, l.tables + i * l.steps * l.each, l.steps, b.bias + i,
+                     [&](int o, const Sums& sums) JT_FLAT { end(i + o, sums); });
+  }
 }
 
 // Any output: the sums of W channels, turned so that the channels of a pixel stand together, and the common epilogue.
-void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
+template <int kLevels>
+void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
+  look_up_channels<kLevels>(b, l, [&](int64_t o, const Sums& sums) JT_FLAT { store_sums(w.sums + o * kRows, sums); });
   for (int64_t i = 0; i < kRows; i += W) {
     i32v x[W];
     for (int o = 0; o < W; ++o) x[o] = load_i32(w.sums + o * kRows + i);
@@ -257,17 +322,18 @@ void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
 
 #if defined(JETTISON_AVX512)
 
-// u8 output: requantized row by row of sums, and only the bytes turned.
-template <bool Residual>
-void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
+// u8 output: requantized channel by channel, and only the bytes turned.
+template <int kLevels, bool Residual>
+void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
   uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
   if (Residual) {
     const uint8_t* rows[kRows];
     for (int i = 0; i < kRows; ++i) rows[i] = b.residual + (w.pixel[i] < 0 ? 0 : w.pixel[i]) * a.k;
     rows_to_columns(rows, 0, residual, kRows);
   }
-  for (int64_t i = 0; i < W; ++i)
-    store_bytes(bytes + i * kRows, requantize_rows<Residual>(end, w.sums + i * kRows, b.multiplier[i], residual + i * kRows));
+  look_up_channels<kLevels>(b, l, [&](int64_t o, const Sums& sums) JT_FLAT {
+    store_bytes(bytes + o * kRows, requantize_rows<Residual>(end, sums, b.multiplier[o], residual + o * kRows));
+  });
   columns_to_rows(bytes, [&](int row, __m128i x) {
     if (w.pixel[row] < 0) return;
     uint8_t* out = (uint8_t*)b.out + w.pixel[row] * a.k;
@@ -278,12 +344,13 @@ void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
 
 #endif
 
-void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Workspace& w) {
+template <int kLevels>
+void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
 #if defined(JETTISON_AVX512)
-  if (end.u8 && b.residual) return finish_bytes<true>(a, end, b, w);
-  if (end.u8) return finish_bytes<false>(a, end, b, w);
+  if (end.u8 && b.residual) return finish_bytes<kLevels, true>(a, end, b, l, w);
+  if (end.u8) return finish_bytes<kLevels, false>(a, end, b, l, w);
 #endif
-  finish_sums(a, end, b, w);
+  finish_sums<kLevels>(a, end, b, l, w);
 }
 
 template <int kLevels>
@@ -298,17 +365,20 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const Split* splits = (const Split*)(packed + at.splits);
   const EpilogueI8 end = epilogue_i8(a);
-  fill_planes(a, p, image_i8(call, image), packed, first * kRows - p.lead, w);
+  const uint8_t* x = image_i8(call, image);
   for (int64_t tile = first; tile < last; ++tile) {
+    if (p.flat || tile == first) fill_planes(a, p, x, packed, tile * kRows - p.lead, (const Picks*)(packed + at.picks), f.picked, w);
     find_pixels(a, p, tile * kRows, w);
     for (int64_t i = 0; i < at.steps; ++i)
-      encode<kLevels>({w.planes + (tile - first) * kRows, p.stride, w.taken, packed[0]}, splits + i * kStep * kLevels,
+      encode<kLevels>({w.planes + (p.flat ? 0 : (tile - first) * kRows), p.stride, w.taken, packed[0]}, splits + i * kStep * kLevels,
                       packed + at.trees + i * kStep * tree_bytes(kLevels), w.codes + i * kStep * kRows);
-    for (int64_t o = blocks.begin * kBlock; o < min64(blocks.end * kBlock, a.k); o += W) {
-      const BlockI8 b = block_of(call, at.head, image, o / W, W);
-      look_up_channels<kLevels>(b, {w.codes, packed + at.tables + o * at.steps * at.each, at.steps, at.each}, w);
-      finish_tile(a, end, b, w);
-    }
+    const int64_t from = blocks.begin * kBlock, to = min64(blocks.end * kBlock, a.k);
+    const int64_t bytes = p.flat ? align64(ceil_div(kRows * a.c, ceil_div(to - from, kOutputs))) : 0;
+    for (int64_t o = from; o < to; o += W)
+      finish_tile<kLevels>(a, end, block_of(call, at.head, image, o / W, W),
+                           {w.codes, packed + at.tables + o * at.steps * at.each, at.steps, at.each,
+                            x + (tile + 1) * kRows * a.c + (o - from) / kOutputs * bytes, bytes},
+                           w);
   }
 }
 
