@@ -3,7 +3,7 @@
     python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--out FILE]
 
 Each layer is a network of its own, quantize → convolution → …, once with random int8 weights and once for each number of
-prototypes with random trees and tables. They take turns; the time is that of the convolution's step alone, with everything it
+prototypes with random trees and tables. Dense and look-up take turns; the time is that of the convolution's step alone, with everything it
 does: encoding, finding inputs, requantising. Before that all outputs must equal the integer reference.
 bench/results/lut_kernels.json.
 """
@@ -52,19 +52,27 @@ def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace) ->
     sessions = {name: Session(g, threads=1, isa=args.isa, fuse=False) for name, g in graphs.items()}
     for name, session in sessions.items():
         np.testing.assert_array_equal(session.run(x), reference.run(graphs[name], x)[0], err_msg=f"{name} {layer}")
+    macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
+    row: dict[str, Any] = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "gain": {}}
+    for name in tables:  # each with the dense layer alone: several layers' tables drive each other out of the caches
+        times = in_turns({n: sessions[n] for n in ("dense", name)}, x, args.seconds)
+        spread = {n: [round(v, 2) for v in spread_ms(t)] for n, t in times.items()}
+        row[f"{name}_us_median_p10_p90"] = spread[name]
+        row.setdefault("dense_us_median_p10_p90", spread["dense"])
+        row["gain"][name] = round(spread["dense"][0] / spread[name][0], 3)
+    told = ", ".join(f"{name} {row[f'{name}_us_median_p10_p90'][0]} µs {row['gain'][name]}×" for name in tables)
+    print(f"{size}×{size}, {c} → {k}, {r}×{r}, v = {v}: dense {row['dense_us_median_p10_p90'][0]} µs, {told}", flush=True)
+    return row
+
+
+def in_turns(sessions: dict[str, Session], x: np.ndarray, seconds: float) -> dict[str, list[float]]:
+    """µs of the convolution's step."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     start = time.perf_counter()
-    while time.perf_counter() - start < args.seconds or len(times["dense"]) < 20:
+    while time.perf_counter() - start < seconds or len(times["dense"]) < 20:
         for name, session in sessions.items():
             times[name].append(next(t.median_ms for t in session.profile(x, runs=1) if t.name == "conv") * 1e3)
-    spread = {name: [round(v, 2) for v in spread_ms(t)] for name, t in times.items()}
-    macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
-    row = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "runs": len(times["dense"])}
-    row |= {f"{name}_us_median_p10_p90": s for name, s in spread.items()}
-    row |= {f"{name}_ratio": round(spread["dense"][0] / spread[name][0], 3) for name in tables}
-    told = ", ".join(f"{name} {spread[name][0]} µs {row[f'{name}_ratio']}×" for name in tables)
-    print(f"{size}×{size}, {c} → {k}, {r}×{r}, v = {v}: dense {spread['dense'][0]} µs, {told}", flush=True)
-    return row
+    return times
 
 
 def network(size: int, c: int, k: int, r: int, fmt: Format) -> Graph:

@@ -147,11 +147,12 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
     tables = []
     for r in (r for r in results.values() if "layers" in r):
         where = f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:"
-        lines = [f"{where}\n\n| layer | v | dense int8, median µs (p10 – p90) | table look-up | gain |\n|---|---|---|---|---|\n"]
+        lines = [f"{where}\n\n| layer | v | dense int8, median µs (p10 – p90) | K = 16 | gain | K = 32 | K = 64 |\n{7 * '|---'}|\n"]
         for row in r["layers"]:
             layer = f"{row['h']}×{row['w']}, {row['c']} → {row['k']}, {row['r']}×{row['s']}"
-            dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut"))
-            lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {row['ratio']:.2f}× |\n")
+            dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut16"))
+            gain = " | ".join(f"{row['gain'][name]:.2f}×" for name in ("lut16", "lut32", "lut64"))
+            lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {gain} |\n")
         tables.append("".join(lines))
     return "\n".join(tables)
 
