@@ -230,14 +230,19 @@ JT_INLINE void weigh(const Tile& tile, const float* g, const float* entries, int
                      f32v (&e)[kLeaves]) {
   int32_t at[kLeaves][W];
   f32v part[kLeaves][W];
-  for (int i = 0; i < kLeaves; ++i) _mm512_storeu_si512(at[i], leaf[i]);
+  for (int i = 0; i < kLeaves; ++i) _mm512_storeu_si512(at[i], _mm512_mullo_epi32(leaf[i], _mm512_set1_epi32((int32_t)k)));
   for (int64_t p = 0; p < W; ++p) {
     const float* own = g + (p < tile.live ? p : 0) * k;
     f32v acc[kLeaves];
     for (int i = 0; i < kLeaves; ++i) acc[i] = zero();
-    for (int64_t o = 0; o < k; o += W) {
+    int64_t o = 0;
+    for (; o + W <= k; o += W) {
+      const f32v x = load(own + o);
+      for (int i = 0; i < kLeaves; ++i) acc[i] = fma(x, load(entries + at[i][p] + o), acc[i]);
+    }
+    if (o < k) {
       const f32v x = load_first(own + o, k - o);
-      for (int i = 0; i < kLeaves; ++i) acc[i] = fma(x, load_first(entries + at[i][p] * k + o, k - o), acc[i]);
+      for (int i = 0; i < kLeaves; ++i) acc[i] = fma(x, load_first(entries + at[i][p] + o, k - o), acc[i]);
     }
     for (int i = 0; i < kLeaves; ++i) part[i][p] = acc[i];
   }
