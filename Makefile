@@ -85,7 +85,7 @@ format: $(VENV)/.test
 
 # A second, small environment: without PyTorch, whose own memory handling would drown ours.
 ASAN := build/asan
-ASAN_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_runtime.py -k "not memory_does_not_grow"
+ASAN_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_lut.py tests/test_runtime.py -k "not memory_does_not_grow"
 .PHONY: asan
 asan: $(ASAN)/.ready
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
