@@ -32,7 +32,9 @@ def main() -> None:
         draw(result, figure)
         print(f"{figure.relative_to(ROOT)} from {path.relative_to(ROOT)}")
     for path in sorted(RESULTS.glob("budget_*.json")):
-        over_time(json.loads(path.read_text()), FIGURES / f"{path.stem}.svg")
+        result = json.loads(path.read_text())
+        if result["budget"]:  # else only times are measured
+            over_time(result, FIGURES / f"{path.stem}.svg")
 
 
 def over_time(result: dict[str, Any], path: Path) -> None:
@@ -43,9 +45,8 @@ def over_time(result: dict[str, Any], path: Path) -> None:
         cases.setdefault(run["case"], []).append((result["times"][run["name"]]["median_ms"], 100 * run["accuracy"]))
     for case, points in cases.items():
         ax.plot(*zip(*sorted(points)), marker="o", label=f"{case} (dense)" if case == "width" else case, alpha=0.8)
-    if result["budget"]:
-        start = 100 * result["budget"][0]["start"]["accuracy"]
-        ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
+    start = 100 * result["budget"][0]["start"]["accuracy"]
+    ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
     images = f", {result['images']} images" if result["images"] else ""
     ax.set(xlabel="median milliseconds an image", ylabel="accuracy, %", title=f"{result['model']}, {result['epochs']} epochs{images}")
     ax.grid(alpha=0.25)
