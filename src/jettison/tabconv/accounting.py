@@ -2,7 +2,7 @@
 
     of one output pixel        exact            paper                            kernel
     operations                 D·k              C·log2 K + (C − 1)·k             3·L·C + C'·k'
-    storage, bytes             k·D (int8)       C·K·k                            + 16 bytes of splits, K − 1 of thresholds per codebook
+    storage, bytes             k·D (int8)       C·K·k                            + 4·L bytes of splits, K − 1 of thresholds per codebook
 
 A multiply-add, a comparison and an addition of a looked-up entry are one operation each. The kernel's tree takes three
 instructions a level (threshold, comparison, bit), its codebooks are filled up to C' a multiple of 4, outputs to k' of 4.
