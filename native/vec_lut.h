@@ -54,6 +54,13 @@ struct Taken {
 };
 #endif
 
+#if !defined(JETTISON_AVX512)
+// Sums of one output channel.
+using Sums = int32_t[kRows];
+
+JT_INLINE void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums, sizeof sums); }
+#endif
+
 // Planes of u8, `stride` bytes from one to the next. Rows that are not taken read `zero`.
 struct PlaneBytes {
   const uint8_t* first;
@@ -185,26 +192,6 @@ JT_INLINE u8v requantize_rows(const EpilogueI8& e, const Sums& sums, float multi
   return pack_bytes(x, e.bytes);
 }
 
-// x[i] lane j becomes x[j] lane i.
-JT_INLINE void transpose(i32v (&x)[16]) {
-  __m512i y[16];
-  for (int i = 0; i < 16; i += 2) y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]), y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      x[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
-      x[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
-    }
-  for (int i = 0; i < 16; i += 8)
-    for (int j = 0; j < 4; ++j) {
-      y[i + j] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0x88);
-      y[i + j + 4] = _mm512_shuffle_i32x4(x[i + j], x[i + j + 4], 0xdd);
-    }
-  for (int j = 0; j < 8; ++j) {
-    x[j] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0x88);
-    x[j + 8] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0xdd);
-  }
-}
-
 #elif defined(JETTISON_AVX2)
 
 JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
@@ -259,11 +246,6 @@ JT_INLINE void widen(int32_t* sums, __m256i words) {
   _mm256_storeu_si256(p + 1, _mm256_add_epi32(_mm256_loadu_si256(p + 1), high));
 }
 
-// Sums of one output channel.
-using Sums = int32_t[kRows];
-
-JT_INLINE void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums, sizeof sums); }
-
 template <int kLevels, class End>
 JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, const End& end) {
   Sums sums[kOutputs];
@@ -290,21 +272,6 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
   for (int o = 0; o < kOutputs; ++o) end(o, sums[o]);
 }
 
-JT_INLINE void transpose(i32v (&x)[8]) {
-  __m256i y[8];
-  for (int i = 0; i < 8; i += 2) y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]), y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      x[i + 2 * j] = _mm256_unpacklo_epi64(y[i + j], y[i + j + 2]);
-      x[i + 2 * j + 1] = _mm256_unpackhi_epi64(y[i + j], y[i + j + 2]);
-    }
-  for (int j = 0; j < 4; ++j) y[j] = x[j], y[j + 4] = x[j + 4];
-  for (int j = 0; j < 4; ++j) {
-    x[j] = _mm256_permute2x128_si256(y[j], y[j + 4], 0x20);
-    x[j + 4] = _mm256_permute2x128_si256(y[j], y[j + 4], 0x31);
-  }
-}
-
 #else
 
 JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
@@ -327,11 +294,6 @@ JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8
   }
 }
 
-// Sums of one output channel.
-using Sums = int32_t[kRows];
-
-JT_INLINE void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums, sizeof sums); }
-
 template <int kLevels, class End>
 JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t steps, const int32_t* bias, const End& end) {
   Sums sums[kOutputs];
@@ -341,106 +303,6 @@ JT_INLINE void look_up(const uint8_t* codes, const uint8_t* tables, int64_t step
     for (int o = 0; o < kOutputs; ++o, tables += 1 << kLevels)
       for (int i = 0; i < kRows; ++i) sums[o][i] += ((const int8_t*)tables)[codes[i]];
   for (int o = 0; o < kOutputs; ++o) end(o, sums[o]);
-}
-
-JT_INLINE void transpose(i32v (&x)[4]) {
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < i; ++j) {
-      const int32_t t = x[i][j];
-      x[i][j] = x[j][i], x[j][i] = t;
-    }
-}
-
-#endif
-
-// Bytes of kRows rows and 16 channels turned: `rows` point to 16 channels each, `columns` hold kRows bytes of one channel each.
-// Four rounds of interleaving the first half with the second, inside each 16 bytes, are the transpose of 16 × 16.
-#if defined(JETTISON_AVX512)
-
-JT_INLINE void interleave(const __m512i (&x)[16], __m512i (&y)[16]) {
-  for (int i = 0; i < 8; ++i) y[2 * i] = _mm512_unpacklo_epi8(x[i], x[i + 8]), y[2 * i + 1] = _mm512_unpackhi_epi8(x[i], x[i + 8]);
-}
-
-JT_INLINE void turn(__m512i (&x)[16]) {
-  __m512i y[16];
-  interleave(x, y), interleave(y, x), interleave(x, y), interleave(y, x);
-}
-
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
-  __m512i x[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    const auto row = [&](int lane) { return _mm_loadu_si128((const __m128i*)(rows[16 * lane + i] + channel)); };
-    x[i] = _mm512_castsi128_si512(row(0));
-    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0x00f0, row(1));
-    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0x0f00, row(2));
-    x[i] = _mm512_mask_broadcast_i32x4(x[i], 0xf000, row(3));
-  }
-  turn(x);
-  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(columns + i * stride, x[i]);
-}
-
-// 64 channels that are asked for, out of at most four vectors of a row of many.
-constexpr int kMostVectors = 4;
-struct Picks {
-  uint8_t places[64];  // in the first two vectors, or in the last two
-  uint64_t later;      // which are in the last two
-  int64_t first, vectors;
-};
-
-template <int kVectors>
-JT_INLINE void pick_from(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
-  const __m512i places = _mm512_loadu_si512(p.places);
-  const __mmask64 later = p.later;
-  for (int row = 0; row < kRows; ++row) {
-    const auto vector = [&](int i) { return _mm512_loadu_si512(rows[row] + 64 * (p.first + i)); };
-    __m512i x = kVectors == 1 ? _mm512_permutexvar_epi8(places, vector(0)) : _mm512_permutex2var_epi8(vector(0), places, vector(1));
-    if (kVectors == 3) x = _mm512_mask_permutexvar_epi8(x, later, places, vector(2));
-    if (kVectors == 4) x = _mm512_mask_blend_epi8(later, x, _mm512_permutex2var_epi8(vector(2), places, vector(3)));
-    _mm512_storeu_si512(out + row * stride, x);
-  }
-}
-
-// Of every row.
-JT_INLINE void pick(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
-  (p.vectors == 1 ? pick_from<1> : p.vectors == 2 ? pick_from<2> : p.vectors == 3 ? pick_from<3> : pick_from<4>)(p, rows, out, stride);
-}
-
-// store(row, its 16 channels) for every row.
-template <class Store>
-JT_INLINE void columns_to_rows(const uint8_t* columns, const Store& store) {
-  __m512i x[16];
-  for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(columns + i * kRows);
-  turn(x);
-  for (int i = 0; i < 16; ++i) {
-    store(i, _mm512_castsi512_si128(x[i]));
-    store(16 + i, _mm512_extracti32x4_epi32(x[i], 1));
-    store(32 + i, _mm512_extracti32x4_epi32(x[i], 2));
-    store(48 + i, _mm512_extracti32x4_epi32(x[i], 3));
-  }
-}
-
-#elif defined(JETTISON_AVX2)
-
-JT_INLINE void interleave(const __m256i (&x)[16], __m256i (&y)[16]) {
-  for (int i = 0; i < 8; ++i) y[2 * i] = _mm256_unpacklo_epi8(x[i], x[i + 8]), y[2 * i + 1] = _mm256_unpackhi_epi8(x[i], x[i + 8]);
-}
-
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
-  __m256i x[16], y[16];
-  for (int i = 0; i < 16; ++i) {
-    const auto row = [&](int lane) { return _mm_loadu_si128((const __m128i*)(rows[16 * lane + i] + channel)); };
-    x[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(1), 1);
-  }
-  interleave(x, y), interleave(y, x), interleave(x, y), interleave(y, x);
-  for (int i = 0; i < 16; ++i) _mm256_storeu_si256((__m256i*)(columns + i * stride), x[i]);
-}
-
-#else
-
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < 16; ++j) columns[j * stride + i] = rows[i][channel + j];
 }
 
 #endif

@@ -62,7 +62,7 @@ def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, 
     n, pixels, codebooks, levels, outputs = size
     monkeypatch.setattr(lookup, "ISA", isa)
     torch.manual_seed(sum(size))
-    x, starts, places = torch.randn(n, 130), torch.randint(0, 30, (pixels,)), torch.randint(0, 20, (codebooks, levels))
+    x, starts, places = torch.randn(n, 130 if row else 50), torch.randint(0, 30, (pixels,)), torch.randint(0, 20, (codebooks, levels))
     if row:
         starts = torch.arange(pixels) // row * (row + 3) + torch.arange(pixels) % row
     thresholds, entries = torch.randn(codebooks, 2**levels - 1), torch.randn(codebooks * 2**levels, outputs)
@@ -79,4 +79,4 @@ def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, 
         torch.testing.assert_close(native_sums, sums)
         for a, again, b in zip(got[0], got[1], want):
             assert torch.equal(a, again)  # an interrupted run that goes on must come out the same
-            torch.testing.assert_close(a.flatten().double(), b.flatten().double(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(a.flatten().double(), b.flatten().double(), rtol=1e-4, atol=1e-5)

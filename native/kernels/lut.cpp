@@ -17,10 +17,10 @@
 //           codebooks and look up all channels
 //   packed: head | codebooks, levels, picked channels | picks | splits [step·kStep][levels] | trees [step·kStep][tree_bytes]
 //           | tables [block of kOutputs channels][step][kOutputs][kStep·K]; codebooks past C hold zeros
-#include <vector>
-
 #include "../conv_i8.h"
+#include "../picks.h"
 #include "../vec_lut.h"
+#include "../vec_turn.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -41,6 +41,7 @@ struct Planes {
   int64_t slots, stride;         // of a plane of one job, or of one tile if flat; bytes from one to the next
   int64_t tiles, tiles_per_job;  // of an image
   bool flat;                     // pixel to pixel: the image is one long row
+  int64_t pickable;              // channels that may be picked from: all if flat
 
   int64_t jobs() const { return ceil_div(tiles, tiles_per_job); }
   int64_t bytes() const { return phases_y * phases_x * channels * stride; }
@@ -60,6 +61,7 @@ Planes planes_of(const Problem& a) {
   o.pitch = o.flat ? o.width : max64(a.q, ceil_div(a.w, a.stride_w));
   o.lead = -min64(0, shift_of(-a.pad_l, a.stride_w));
   o.shifts = o.lead + max64(0, last) + 1;
+  o.pickable = o.flat ? a.c : 0;
   o.phases_y = phases(a.r, a.stride_h, a.dilation_h);
   o.phases_x = phases(a.s, a.stride_w, a.dilation_w);
   o.channels = ceil_div(a.c, kBlock) * kBlock;
@@ -86,58 +88,19 @@ struct Forest {
 // picked: not known yet.
 Forest forest(const Constants& c) { return {splits_of(c)->d[0], splits_of(c)->d[1], 0}; }
 
-#if defined(JETTISON_AVX512)
-constexpr double kPickedShare = 0.7;  // of the channels: with more, picking takes longer than it saves
-
-int64_t picks_bytes(const Problem& a) { return planes_of(a).flat && a.c % 64 == 0 ? a.c / 64 * (int64_t)sizeof(Picks) : 0; }
-
-// How many channels are picked, their order in `order`; 0: all are taken.
-int64_t pack_picks(const Problem& a, const int32_t* splits, int64_t count, Picks* picks, std::vector<int32_t>* order) {
-  if (!picks_bytes(a)) return 0;
-  order->assign(a.c, -1);
-  for (int64_t i = 0; i < count; ++i) (*order)[splits[i]] = 0;
-  int32_t picked = 0;
-  for (int64_t channel = 0; channel < a.c; ++channel) {
-    int32_t& to = (*order)[channel];
-    if (to < 0) continue;
-    to = picked++;
-    Picks& p = picks[to / 64];
-    if (to % 64 == 0) p.first = channel / 64;
-    p.vectors = channel / 64 + 1 - p.first;
-    if (p.vectors > kMostVectors) return 0;
-    p.places[to % 64] = (uint8_t)((channel - 64 * p.first) % 128);
-    p.later |= (uint64_t)(p.vectors > 2) << to % 64;
-  }
-  return picked > a.c * kPickedShare ? 0 : picked;
-}
-
-// The picked channels of kRows pixels, which `sources` point to before and after.
-void pick_rows(const Picks* picks, int64_t picked, const uint8_t** sources, uint8_t* to) {
-  const int64_t vectors = ceil_div(picked, 64);
-  for (int64_t i = 0; i < vectors; ++i) pick(picks[i], sources, to + 64 * i, 64 * vectors);
-  for (int64_t row = 0; row < kRows; ++row) sources[row] = to + row * 64 * vectors;
-}
-
-#else
-struct Picks {};
-int64_t picks_bytes(const Problem&) { return 0; }
-int64_t pack_picks(const Problem&, const int32_t*, int64_t, Picks*, std::vector<int32_t>*) { return 0; }
-void pick_rows(const Picks*, int64_t, const uint8_t**, uint8_t*) {}
-#endif
-
 struct Layout {
   Head head;
   int64_t steps, each;                          // bytes of one channel's tables in one step
   int64_t picks, splits, trees, tables, bytes;  // places of the parts
 };
 
-Layout layout(const Problem& a, const Forest& f) {
+Layout layout(const Problem& a, const Planes& p, const Forest& f) {
   Layout o;
   o.head = head(a, kBlock);
   o.steps = ceil_div(f.codebooks, kStep);
   o.each = kStep << f.levels;
   o.picks = o.head.bytes + 64;  // the numbers come first
-  o.splits = o.picks + align64(picks_bytes(a));
+  o.splits = o.picks + align64(picks_bytes(p.pickable));
   o.trees = o.splits + align64(o.steps * kStep * f.levels * (int64_t)sizeof(Split));
   o.tables = o.trees + align64(o.steps * kStep * tree_bytes((int)f.levels));
   o.bytes = o.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * o.steps * o.each);
@@ -150,7 +113,7 @@ bool accepts(const Problem& a, const Constants& c) {
          c.find("thresholds") && c.find("tables") && has_head(c) && planes_of(a).bytes() < 1 << 30;
 }
 
-int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, forest(c)).bytes; }
+int64_t packed_bytes(const Problem& a, const Constants& c) { return layout(a, planes_of(a), forest(c)).bytes; }
 
 // Which of a stride's columns `column` is; 0 where all taps fall on one.
 int64_t phase_x(const Problem& a, const Planes& p, int64_t column) {
@@ -168,8 +131,8 @@ Split split_of(const Problem& a, const Planes& p, int32_t split) {
 
 void pack(const Problem& a, const Constants& c, void* out) {
   Forest f = forest(c);
-  const Layout at = layout(a, f);
   const Planes p = planes_of(a);
+  const Layout at = layout(a, p, f);
   const int64_t count = f.codebooks, prototypes = (int64_t)1 << f.levels;
   uint8_t* packed = (uint8_t*)out;
   std::memset(packed, 0, at.bytes);
@@ -178,7 +141,7 @@ void pack(const Problem& a, const Constants& c, void* out) {
   for (int64_t o = 0; o < a.k; ++o) bias[o] -= (int32_t)(at.steps * kStep * kEntryOffset);
   const int32_t* splits = (const int32_t*)c.find("splits");
   std::vector<int32_t> order;
-  f.picked = pack_picks(a, splits, count * f.levels, (Picks*)(packed + at.picks), &order);
+  f.picked = pack_picks(p.pickable, splits, count * f.levels, (Picks*)(packed + at.picks), &order);
   std::memcpy(packed + at.head.bytes, &f, sizeof f);
   const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
   for (int64_t i = 0; i < count; ++i)
@@ -220,7 +183,7 @@ Workspace workspace(const Problem& a, const Planes& p, void* memory) {
     return start;
   };
   w.sources = (const uint8_t**)take(p.slots * 8);
-  w.rows = (uint8_t*)take(picks_bytes(a) ? kRows * a.c : 0);
+  w.rows = (uint8_t*)take(picks_bytes(p.pickable) ? kRows * a.c : 0);
   w.planes = (uint8_t*)take(p.bytes());
   w.codes = (uint8_t*)take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
   w.sums = (int32_t*)take(W * kRows * 4);
@@ -360,7 +323,7 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
   const int64_t parts = channel_parts(a, p), image = job / parts / p.jobs(), group = job / parts % p.jobs();
   const Range blocks = range(ceil_div(a.k, kBlock), parts, job % parts);
   const uint8_t* packed = (const uint8_t*)call.packed;
-  const Layout at = layout(a, f);
+  const Layout at = layout(a, p, f);
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const Split* splits = (const Split*)(packed + at.splits);
