@@ -1,6 +1,7 @@
 // What the int8 convolution kernels share: their packed head and the epilogue (quantized.py, _conv).
 //
-//   packed: padding (zero points: one pixel, or as many as asked for, and slack) | bias int32 | multiplier float32 | weights
+//   packed: padding (zero points: one pixel, or as many as asked for, and slack) | bias int32 | multiplier float32 | the largest
+//           multiplier | weights
 #pragma once
 #include "conv.h"
 #include "vec_i8.h"
@@ -17,7 +18,7 @@ JT_INLINE Head head(const Problem& a, int64_t block_width, int64_t padding_pixel
   Head h;
   h.width = ceil_div(a.k, block_width) * block_width;
   h.padding_bytes = align64(padding_pixels * a.c + kSlack);
-  h.bytes = h.padding_bytes + align64(h.width * 8);
+  h.bytes = h.padding_bytes + align64(h.width * 8 + (int64_t)sizeof(float));
   return h;
 }
 
@@ -43,12 +44,13 @@ JT_INLINE void pack_head(const Problem& a, const Constants& c, const Head& h, in
   std::memset(packed, a.in_quantization[0].zero, h.padding_bytes);
   std::memset(packed + h.padding_bytes, 0, h.bytes - h.padding_bytes);
   int32_t* bias = (int32_t*)(packed + h.padding_bytes);
-  float* multiplier = (float*)bias + h.width;
+  float *multiplier = (float*)bias + h.width, *largest = multiplier + h.width;
   for (int64_t o = 0; o < a.k; ++o) {
     const Place at = place(a, o, block_width);
     const int64_t to = at.block * block_width + at.vector * W + at.lane;
     bias[to] = ((const int32_t*)c.find("bias"))[o];
     multiplier[to] = ((const float*)c.find("multiplier"))[o];
+    if (::fabsf(multiplier[to]) > *largest) *largest = ::fabsf(multiplier[to]);
   }
 }
 
@@ -62,16 +64,21 @@ struct EpilogueI8 {
   i32v residual_zero;
   f32v residual_shift;  // see centred_of
   bool u8;
+  bool saturates;  // packing does all of the clamping: the bounds are 0 … 255, and whatever the sums are, int32 holds the result
 };
 
-JT_INLINE EpilogueI8 epilogue_i8(const Problem& a) {
+JT_INLINE EpilogueI8 epilogue_i8(const Problem& a, const Head& h, const void* packed) {
   EpilogueI8 e;
   e.u8 = a.out_element == Element::u8;
   e.to = requantize_to(a.out_quantization, a.act);
   e.bytes = bytes_to(a.out_quantization, a.act);
-  e.ratio = set1(a.residual ? (float)(a.in_quantization[1].scale / (e.u8 ? a.out_quantization.scale : 1.0)) : 0.0f);
+  const float ratio = a.residual ? (float)(a.in_quantization[1].scale / (e.u8 ? a.out_quantization.scale : 1.0)) : 0.0f;
+  e.ratio = set1(ratio);
   e.residual_zero = set1_i32(a.in_quantization[1].zero);
   e.residual_shift = set1(kMantissa + (float)a.in_quantization[1].zero);
+  const Bounds b = bounds_of(a.out_quantization, a.act);
+  const float largest = ((const float*)((const uint8_t*)packed + h.padding_bytes))[2 * h.width];
+  e.saturates = b.low == 0 && b.high == 255 && largest <= 0.25f && 256 * ratio <= 0x1p29f;
   return e;
 }
 
@@ -112,8 +119,8 @@ JT_INLINE void start(const int32_t* bias, i32v (&acc)[PB][OB]) {
 }
 
 // out = requantize(acc · multiplier + residual) of PB pixels; bias is already in acc.
-// Full: every vector of channels is whole, so that the stores need no mask.
-template <bool Residual, bool Full, int PB, int OB>
+// Full: every vector of channels is whole, so that the stores need no mask. Saturates: as EpilogueI8 says.
+template <bool Residual, bool Full, bool Saturates, int PB, int OB>
 JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const BlockI8& b, i32v (&acc)[PB][OB], int64_t pixel) {
   const EpilogueI8 end = epilogue;  // a copy: bytes that are stored might lie anywhere, for all that the compiler knows
   const int64_t k = a.k;
@@ -131,9 +138,9 @@ JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const Blo
         constexpr int o = decltype(i)::value % OB, at = decltype(i)::value < OB ? p : next;
         f32v t = mul(to_float(acc[at][o]), load(multipliers + o * W));
         if constexpr (Residual) t = add(t, mul(centred_of<OB>(residual + at * k, o, end.residual_shift), end.ratio));
-        q[i] = round_below(t);
+        q[i] = Saturates ? round_to_i32(t) : round_below(t);
       });
-      const u8v bytes = pack_bytes(q, end.bytes);
+      const u8v bytes = pack_bytes<Saturates>(q, end.bytes);
       if constexpr (OB == 4) store_bytes_first(out + p * k, bytes, width);
       else store_halves_first(out + p * k, out + next * k, bytes, width);
     });
@@ -147,7 +154,8 @@ JT_INLINE void finish_u8(const Problem& a, const EpilogueI8& epilogue, const Blo
       const int64_t at = p * k + o * W;
       f32v t = mul(to_float(acc[p][o]), multiplier);
       if constexpr (Residual) t = add(t, mul(load_centred(residual + at, end.residual_zero), end.ratio));
-      store_u8_first(out + at, requantize(end.to, t), width - o * W);
+      const i32v q = Saturates && kIsa == Isa::avx2 ? add(round_to_i32(t), end.to.zero) : requantize(end.to, t);
+      store_u8_first(out + at, q, width - o * W);
     });
   });
 }
@@ -173,14 +181,15 @@ JT_INLINE void finish_i8(const Problem& a, const EpilogueI8& end, const BlockI8&
     i32v sums[PB * OB];
     times<PB>([&](auto p) JT_FLAT { times<OB>([&](auto o) JT_FLAT { sums[p * OB + o] = acc[p][o]; }); });
     finish_f32(a, end, b, sums, PB, OB, pixel);
-  } else if (full && b.residual) {
-    finish_u8<true, true>(a, end, b, acc, pixel);
-  } else if (full) {
-    finish_u8<false, true>(a, end, b, acc, pixel);
-  } else if (b.residual) {
-    finish_u8<true, false>(a, end, b, acc, pixel);
   } else {
-    finish_u8<false, false>(a, end, b, acc, pixel);
+    const auto finish = [&](auto whole, auto saturates) JT_FLAT {
+      constexpr bool Full = decltype(whole)::value, Saturates = decltype(saturates)::value;
+      if (b.residual) finish_u8<true, Full, Saturates>(a, end, b, acc, pixel);
+      else finish_u8<false, Full, Saturates>(a, end, b, acc, pixel);
+    };
+    if (!full) finish(Count<false>(), Count<false>());
+    else if (end.saturates) finish(Count<true>(), Count<true>());
+    else finish(Count<true>(), Count<false>());
   }
 }
 

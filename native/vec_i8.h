@@ -80,8 +80,8 @@ JT_INLINE i32v add(i32v a, i32v b) { return _mm256_add_epi32(a, b); }
 JT_INLINE i32v sub(i32v a, i32v b) { return _mm256_sub_epi32(a, b); }
 JT_INLINE i32v round_to_i32(f32v v) { return _mm256_cvtps_epi32(v); }
 JT_INLINE i32v load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
-JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
-  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {  // saturates
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   const int64_t x = _mm_cvtsi128_si64(_mm_packus_epi16(words, words));
   if (n >= W) std::memcpy(p, &x, W);
   else std::memcpy(p, &x, (size_t)n);
@@ -308,11 +308,14 @@ JT_INLINE Bytes bytes_to([[maybe_unused]] const Quantization& q, [[maybe_unused]
 
 JT_INLINE i32v round_below(f32v t) { return _mm512_cvtps_epi32(min(t, set1(kLarge))); }
 
-// requantize of rounded numbers: q[0] and q[1] saturate to int16, then with q[2] and q[3] to u8, inside every 128 bits
+// requantize of rounded numbers: q[0] and q[1] saturate to int16, then with q[2] and q[3] to u8, inside every 128 bits.
+// Saturates: the bounds are those of u8.
+template <bool Saturates = false>
 JT_INLINE u8v pack_bytes(const i32v (&q)[4], const Bytes& to) {
   const __m512i lower = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), to.zero);
   const __m512i upper = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), to.zero);
-  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(lower, upper), to.low), to.high);
+  const u8v bytes = _mm512_packus_epi16(lower, upper);
+  return Saturates ? bytes : _mm512_min_epu8(_mm512_max_epu8(bytes, to.low), to.high);
 }
 
 // Two pixels' 32 bytes, 8 of each in every 128 bits: the first n of both.

@@ -169,3 +169,32 @@ def test_multipliers_that_saturate(multiplier: float) -> None:
         for kernel, fmt, isa in convolutions():
             if fmt == "dense" and accepts(kernel, isa, "conv", inputs, conv_attrs(SHAPES[name]), (params, (0, 0)), [X, output()]):
                 same(kernel, fmt, isa, "conv", inputs, [X, output()], conv_attrs(SHAPES[name]), params, None, name)
+
+
+WIDE = (1, 5, 5, 64, 192, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1)  # whole vectors of output channels in all kernels
+
+
+@pytest.mark.parametrize("act", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("zero", [0, 100])
+def test_bounds_of_whole_vectors(act: str, zero: int) -> None:
+    for kernel, fmt, isa in wide_convolutions():
+        inputs, params = layer(WIDE, EXAMPLES[fmt])
+        same(kernel, fmt, isa, "conv", inputs, [X, output(zero=zero)], conv_attrs(WIDE, act), params, EXAMPLES[fmt], act)
+
+
+@pytest.mark.parametrize("large", ["multiplier", "residual"])
+def test_one_channel_beyond_int32(large: str) -> None:
+    """Packing alone clamps what int32 holds. A channel that it does not hold, or a residual of a far larger scale, is clamped before."""
+    residual = TensorSpec("r", (1,), "u8", 1e9 if large == "residual" else 0.05, 3)
+    for kernel, fmt, isa in wide_convolutions():
+        inputs, params = layer(WIDE, EXAMPLES[fmt], extreme=True)
+        if large == "multiplier":
+            params["multiplier"][77] = 1e8
+        inputs = [*inputs, np.random.default_rng(2).integers(0, 256, (1, 5, 5, 192), np.uint8)]
+        types = [X, residual, output(zero=0)]
+        same(kernel, fmt, isa, "conv", inputs, types, conv_attrs(WIDE, "relu"), params, EXAMPLES[fmt], large)
+
+
+def wide_convolutions() -> list[tuple[str, str, str]]:
+    of = [(k, fmt, isa) for k, fmt, isa in convolutions() if not k.startswith(("depthwise", "grouped")) and fmt in EXAMPLES]
+    return [found for found in of if fits(EXAMPLES[found[1]], weight_shape(WIDE))]

@@ -56,7 +56,7 @@ JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, U
 template <int Vectors>
 void run_units(const Call& call, const Head& h, const Units& u, const uint8_t* packed, const Piece& at) {
   const Problem& a = *call.problem;
-  const EpilogueI8 end = epilogue_i8(a);
+  const EpilogueI8 end = epilogue_i8(a, h, call.packed);
   const BlockI8 first = block_of(call, h, at.image, 0, Vectors * W);
   const Units own = u;  // a copy, and no call below: bytes that are stored might lie anywhere, for all that the compiler knows
   for_units<uint8_t>(call, own, at, image_i8(call, at.image), (const uint8_t*)call.packed,

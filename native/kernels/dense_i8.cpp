@@ -143,7 +143,7 @@ void run(const Call& call, int64_t job) {
   const Piece at = piece(plan(a), job);
   const Walk w = walk_of(a);
   const Head h = head(a, kWidth);
-  const EpilogueI8 end = epilogue_i8(a);
+  const EpilogueI8 end = epilogue_i8(a, h, call.packed);
   const auto block_at = [&](int64_t block) {
     BlockI8 b = block_of(call, h, at.image, block, kWidth);
     b.counts = (const uint8_t*)call.packed + h.bytes + block * block_bytes(w);

@@ -285,7 +285,7 @@ Line line_for(const Call& call) {
   line.plain = a.out_element == Element::u8 && !a.residual;
   line.zero = a.out_quantization.zero;
   line.bounds = bounds_of(a.out_quantization, a.act);
-  line.end = epilogue_i8(a);
+  line.end = epilogue_i8(a, h, call.packed);
   return line;
 }
 

@@ -121,7 +121,7 @@ void run(const Call& call, int64_t job) {
   const Problem& a = *call.problem;
   const Piece at = piece(plan(a), job);
   const Head h = head(a, W);
-  const EpilogueI8 end = epilogue_i8(a);
+  const EpilogueI8 end = epilogue_i8(a, h, call.packed);
   const uint8_t* packed = (const uint8_t*)call.packed;
   const auto block_at = [&](int64_t block) {
     const Part& p = ((const Part*)(packed + parts_at(a)))[block];

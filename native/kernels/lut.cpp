@@ -327,7 +327,7 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Workspace w = workspace(a, p, call.workspace);
   const int64_t first = part(p.tiles, p.jobs(), group), last = part(p.tiles, p.jobs(), group + 1);
   const Split* splits = (const Split*)(packed + at.splits);
-  const EpilogueI8 end = epilogue_i8(a);
+  const EpilogueI8 end = epilogue_i8(a, at.head, packed);
   const uint8_t* x = image_i8(call, image);
   for (int64_t tile = first; tile < last; ++tile) {
     if (p.flat || tile == first) fill_planes(a, p, x, packed, tile * kRows - p.lead, (const Picks*)(packed + at.picks), f.picked, w);

@@ -80,7 +80,7 @@ void run(const Call& call, int64_t job) {
   const Piece at = piece(plan(a), job);
   const Walk w = walk_of(a);
   const Head h = head(a, kWidth);
-  const EpilogueI8 end = epilogue_i8(a);
+  const EpilogueI8 end = epilogue_i8(a, h, call.packed);
   const uint8_t* packed = (const uint8_t*)call.packed + h.bytes;
   Layout l;
   std::memcpy(&l, packed, sizeof l);
