@@ -64,10 +64,12 @@ int64_t put_window(KeptList<int8_t>* kept, int64_t outputs, int64_t vectors, uin
   return most;
 }
 
-// The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is.
+// The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is. Fetches
+// what lies `ahead` bytes behind an entry into the cache of level Level.
 // Reads past the last input of a pixel; no index of a weight points there.
-template <int Vectors, int PB, int OB>
-JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const* table, int64_t at, const uint8_t* e, int64_t q) {
+template <int Vectors, int Level, int PB, int OB>
+JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const* table, int64_t at, const uint8_t* e, int64_t q,
+                                       int64_t ahead) {
   constexpr bool kHeld = kRegisters == 32;  // else the windows of a tile would not stay in registers
   window_t x[PB];
   if constexpr (kHeld) times<PB>([&](auto p) JT_FLAT { x[p] = load_window(table[p] + at); });
@@ -81,7 +83,7 @@ JT_INLINE const uint8_t* gather_window(i32v (&acc)[PB][OB], const uint8_t* const
         acc[p][o] = dot_pairs(acc[p][o], gather(entry, x[p]), weight);
       });
     });
-    if constexpr (kHeld) times<Vectors * kEntry / 64>([&](auto line) JT_FLAT { __builtin_prefetch(e + kAhead + line * 64); });
+    if constexpr (kHeld) times<Vectors * kEntry / 64>([&](auto line) JT_FLAT { __builtin_prefetch(e + ahead + line * 64, 0, 4 - Level); });
     e += Vectors * kEntry;
   } while (--q);
   return e;
@@ -100,7 +102,7 @@ JT_INLINE void gather_tile(const Problem& a, const EpilogueI8& end, const BlockI
   const int64_t channel = b.channel, past = channel + b.windows * kWindow;
   do {
     int64_t i = channel;
-    do e = gather_window<Vectors, PB, OB>(acc, table, i, e, *counts++);
+    do e = gather_window<Vectors, 1>(acc, table, i, e, *counts++, kAhead);
     while ((i += kWindow) != past);
     table += Most;
   } while (--stops);

@@ -43,12 +43,13 @@ int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
 int64_t workspace_bytes(const Problem& a) { return workspace_of<uint8_t>(a); }
 
 template <int Vectors, int PB>
-JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, Unit l, int64_t pixel, const uint8_t* const* table) {
+JT_INLINE void tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, Unit l, int64_t pixel, const uint8_t* const* table,
+                    int64_t ahead) {
   i32v acc[PB][Vectors];
   start(b.bias, acc);
   do {
     const Visit v = *l.visits++;
-    l.entries = gather_window<Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels<uint8_t>, v.window * kWindow, l.entries, v.entries);
+    l.entries = gather_window<Vectors, 2>(acc, table + v.tap * kTilePixels<uint8_t>, v.window * kWindow, l.entries, v.entries, ahead);
   } while (--l.count);
   finish_i8<PB, Vectors>(a, end, b, acc, pixel);
 }
@@ -58,6 +59,7 @@ void run_units(const Call& call, const Head& h, const Units& u, const uint8_t* p
   const Problem& a = *call.problem;
   const EpilogueI8 end = epilogue_i8(a, h, call.packed);
   const BlockI8 first = block_of(call, h, at.image, 0, Vectors * W);
+  const int64_t ahead = group_of(u) * u.bytes();  // the next group, while this one lies in the first-level cache
   const Units own = u;  // a copy, and no call below: bytes that are stored might lie anywhere, for all that the compiler knows
   for_units<uint8_t>(call, own, at, image_i8(call, at.image), (const uint8_t*)call.packed,
                      [&](int64_t i, auto count, int64_t pixel, const uint8_t* const* table) {
@@ -67,7 +69,7 @@ void run_units(const Call& call, const Head& h, const Units& u, const uint8_t* p
                        b.multiplier += channel;
                        b.residual += a.residual ? channel : 0;
                        b.out = (uint8_t*)b.out + channel * (end.u8 ? 1 : 4);
-                       tile<Vectors, decltype(count)::value>(a, end, b, unit(packed, own, i), pixel, table);
+                       tile<Vectors, decltype(count)::value>(a, end, b, unit(packed, own, i), pixel, table, ahead);
                      });
 }
 
