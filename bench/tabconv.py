@@ -28,7 +28,7 @@ import torch
 from accuracy import replace_json
 
 from jettison import file, tabconv
-from jettison.bench import Entrant, compare
+from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
 from jettison.bench.target import random_inputs
 from jettison.cli.eval import session_score
@@ -93,7 +93,7 @@ def main() -> None:
         cases = [replace(c, epochs=args.epochs) for c in cases]
     if args.list:
         done = finished(args)
-        for case in CASES:
+        for case in cases:
             print(f"{case.name:32}", f"{done[case.name]['percent']['tables']:.2f}" if case.name in done else "-")
         return
     for case in cases:
@@ -174,7 +174,7 @@ def time(case: Case, args: argparse.Namespace) -> None:
         networks = {"dense": int8, **pruned, case.pattern: folder / "trained.jettison"}
         entrants = [Entrant("jettison", "int8", pattern, path, pattern) for pattern, path in networks.items()]
         entrants.append(Entrant("onnxruntime", "int8", "dense", int8, "dense"))
-        found = compare(entrants, random_inputs(graph, 1, 0), list(range(args.threads)), args.runs)
+        found = compare(entrants, random_inputs(graph, 1, 0), processors(args.threads), args.runs)
     print(case.name, *(f"{r.engine} {r.pattern} {r.median_ms:.3f}" for r in found.rows))
     mine = {"ms": [asdict(r) for r in found.rows], "timed": {"threads": args.threads, "batch": 1, **provenance()}}
     replace_json(record, json.loads(record.read_text()) | mine)
