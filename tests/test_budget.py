@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from torch import Tensor, nn
 
 from jettison import budget
 from jettison.bench import processors
+from jettison.compression import compress
 from jettison.errors import CheckpointError, FormatError, PatternError
 from jettison.export import export
 from jettison.formats import NM, Dense
 from jettison.graph import Graph, problem
 from jettison.methods import ASP, SRSTE, Select, nm_mask, sparsify_
+from jettison.settings import Settings
+from jettison.training.data import load
+from jettison.training.data.dataset import Split
 
 torch.set_num_threads(1)
 IMAGE = (3, 12, 12)
@@ -129,6 +134,16 @@ def test_time_is_measured_for_each_layer_and_n() -> None:
     assert all((ms > 0).all() and np.isfinite(ms).all() for ms in table.values())
 
 
+def test_a_budget_of_dense_layers_alone_is_no_job(monkeypatch, tmp_path) -> None:
+    """As where the dense kernel is as fast as a sparse one of as many weights."""
+    monkeypatch.setattr(budget, "costs", lambda graph, layers, m, *_: {name: np.ones(m) for name in layers})
+    settings = Settings("resnet20_cifar", "4:8", epochs=1, dense_epochs=1, kept=0.5)
+    data = load("digits", size=32)
+    few = Split(data.test.images[:8], data.test.labels[:8])  # type: ignore[index]
+    with pytest.raises(PatternError, match="kept, macs is best spent on dense layers"):
+        compress(settings, replace(data, train=few, test=few), tmp_path, progress=False)
+
+
 def test_formats_by_layer_are_trained_and_kept() -> None:
     model = Net()
     formats = {"wide": NM(1, 8), "small": NM(3, 8), "twice": Dense(), "mine": NM(1, 4), "tied": NM(1, 4)}
@@ -160,7 +175,7 @@ def test_formats_that_cannot_be(formats: dict, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("kept", "m", "cost", "words"),
-    [(0.25, 8, "joules", "one of parameters, macs, latency"), (0.05, 8, "macs", "between 1/8"), (1.5, 8, "macs", "between 1/8")],
+    [(0.25, 8, "joules", "one of parameters, macs, latency"), (0.05, 8, "macs", "at least 1/8"), (1.0, 8, "macs", "below 1")],
 )
 def test_budgets_that_cannot_be(kept: float, m: int, cost: str, words: str) -> None:
     with pytest.raises(PatternError, match=words):

@@ -252,6 +252,20 @@ def test_compress_chooses_n_by_layer_and_a_resumed_run_keeps_the_choice(call, ne
     assert "budget 'latency' (now 'macs')" in call(*command, "-o", out, "--resume", "--threads", 1).err
 
 
+@pytest.mark.parametrize("head", ["keep", "shrink"])
+def test_a_file_for_some_classes_is_judged_on_their_images(call, net, tmp_path, head):
+    out = tmp_path / "net.jettison"
+    command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 1, "--epochs", 0, "--method", "asp", "--pattern", "2:4")
+    options = ("--classes", "3,5,8", "--head", head, "--threads", 1, "--runs", 1, "-o", out, "--json", tmp_path / "c.json")
+    assert call(*command, *options).code == 0
+    accuracy = json.loads((tmp_path / "c.json").read_text())["accuracy"]["2:4"]
+    result = call("eval", out, "--data", "digits", "--threads", 1, "--json", "-")
+    assert json.loads(result.out)["accuracy"] == accuracy
+    graph, meta = file.load(out), file.load_meta(out)
+    file.save(graph, out, {**meta, "classes": ["3", "tree"]})
+    assert "digits has no class 'tree'" in call("eval", out, "--data", "digits").err
+
+
 def test_budget_shows_what_each_layer_may_keep(call, net, tmp_path):
     result = call("budget", "resnet20_cifar", "--kept", 0.25, "--m", 8, "--json", tmp_path / "b.json")
     assert result.code == 0, result.err

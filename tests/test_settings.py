@@ -22,6 +22,10 @@ TABLES = {"pattern": "lut9", "method": "tabconv", "element": "int8"}
         ({"ranges": "minmax"}, "--range", "--element int8"),
         ({"fit_images": 64}, "--fit-images", "--method tabconv"),
         ({"criterion": "top1"}, "--criterion", "--method tabconv"),
+        ({**TABLES, "criterion": "top1"}, "--criterion", "--method tabconv and a budget"),
+        ({**TABLES, "bf16": True}, "--bf16", "--dense-epochs, or another method"),
+        ({**TABLES, "weight_decay": 1e-3}, "--weight-decay", "another method"),
+        ({**TABLES, "remainder": "dense"}, "--remainder", "another method"),
         ({**TABLES, "decay": 1e-3}, "--decay", "N:M or blocks"),
         ({**TABLES, "ramp_epochs": 3.0}, "--ramp-epochs", "--method maxq"),
     ],
@@ -37,9 +41,16 @@ def test_a_choice_without_effect_names_what_it_lacks(choices: dict[str, Any], op
         {"distill": 0.9, "teacher": "dense"},
         {"kept": 0.25, "pattern": "4:16", "budget": "latency"},
         {"element": "int8", "ranges": "minmax"},
-        {**TABLES, "fit_images": 64, "criterion": "top1", "distill": 0.9},
+        {**TABLES, "fit_images": 64, "criterion": "top1", "budget_ops": 0.5, "distill": 0.9},
+        {"method": "asp", "epochs": 0, "element": "int8", "qat_epochs": 3},
         {"decay": 1e-3, "method": "maxq", "ramp_epochs": 3.0},
     ],
 )
 def test_choices_that_belong_together(choices: dict[str, Any]) -> None:
     Settings("resnet20_cifar", weights="w.safetensors", **choices)
+
+
+def test_a_ramp_ends_within_training() -> None:
+    """Or the pattern would be missing after the last epoch."""
+    with pytest.raises(JettisonError, match="ramp of 12 epochs is longer than the training, 10"):
+        Settings("resnet20_cifar", weights="w.safetensors", method="maxq", ramp_epochs=12.0)

@@ -347,6 +347,14 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     assert code == 0 and out.read_bytes() == first, said
     code, said = call("explain", str(out), "--threads", "1", "--runs", "1", "--json", str(tmp_path / "e.json"))
     assert code == 0 and "lut9" in said, said
+    code, said = call("bench", str(out), "--element", "int8", "--threads", "1", "--runs", "1")
+    assert code == 0 and "lut9" in said, said
+    for command_of_weights, words in (
+        (("bench", str(out), "--element", "int8", "--against", "onnxruntime"), "which other engines cannot run"),
+        (("simulate", str(out)), "table look-ups, which these machines cannot run"),
+    ):
+        code, said = call(*command_of_weights)
+        assert code == 2 and words in said, said
     layer = next(r for r in json.loads((tmp_path / "e.json").read_text())["layers"] if r["format"] == "lut9")
     assert layer["look_up"]["operations_paper"] == 64 * (8 * 4 + 7 * 16)
     for options, words in (

@@ -58,6 +58,10 @@ class Timed:
     batch: int = 1
     element: str = "f32"
 
+    @property
+    def processors(self) -> tuple[int, ...]:
+        return tuple(processors(None)) if self.cpus is None else self.cpus
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -105,8 +109,8 @@ def check(kept: float | None, cost: str, fmt: Format) -> None:
         raise PatternError(f"a budget is one of {', '.join(COSTS)}, got {cost!r}")
     if kept is not None and not isinstance(fmt, NM):
         raise PatternError(f"N is chosen layer by layer for N:M, not for {fmt}")
-    if kept is not None and isinstance(fmt, NM) and not 1 / fmt.m <= kept <= 1:
-        raise PatternError(f"with M = {fmt.m} the share kept lies between 1/{fmt.m} = {1 / fmt.m:.3g} and 1, got {kept}")
+    if kept is not None and isinstance(fmt, NM) and not 1 / fmt.m <= kept < 1:
+        raise PatternError(f"with M = {fmt.m} the share kept is at least 1/{fmt.m} = {1 / fmt.m:.3g} and below 1, got {kept}")
 
 
 def choose(
@@ -259,13 +263,12 @@ def _latencies(graph: Graph, layers: Collection[str], m: int, timed: Timed, tell
     Where the dense kernel is chosen, whatever N, it is one time: that of n = m.
     """
     names = {op.name: module_path(op) for op in _weighted(graph, layers)}
-    cpus = processors(None) if timed.cpus is None else timed.cpus
     sessions, found = [], {name: np.full(m, np.inf) for name in layers}
-    with pinned(cpus):
+    with pinned(timed.processors):
         for n in range(1, m + 1):
             tell(f"building {n}:{m}", n / m / 2)
             own = pruned_to(graph, dict.fromkeys(names, NM(n, m))) if n < m else graph
-            sessions.append(Session(in_element(own, timed.element, seed=0), threads=len(cpus), fuse=False))
+            sessions.append(Session(in_element(own, timed.element, seed=0), threads=len(timed.processors), fuse=False))
         for turn in range(PASSES):
             for n, session in enumerate(sessions):
                 tell(f"measuring {n + 1}:{m}", 0.5 + (turn + n / m) / PASSES / 2)

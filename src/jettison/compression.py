@@ -22,7 +22,7 @@ from torch import nn
 from . import budget, ptq
 from .bench.comparison import relative_error
 from .budget import Budget, Timed
-from .errors import CheckpointError, VerificationError
+from .errors import CheckpointError, PatternError, VerificationError
 from .export import export
 from .file import replace
 from .formats import NM, Block, Dense, Format
@@ -41,6 +41,7 @@ from .methods import (
 )  # fmt: skip
 from .methods.qat import quantize_aware_
 from .methods.reconstruct import BATCH
+from .methods.select import check_names
 from .personal import Personal, check_fits, resumed, trained_state
 from .personal import load as load_personal
 from .runtime import Session
@@ -92,8 +93,8 @@ def compress(
     """Do the whole job; everything that can be refused is refused before the first epoch.
 
     folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse", "qat" or
-    "tables". watch: gives a context with a function of what is being fitted and the finished share. timed: how a latency
-    budget is measured.
+    "tables". watch: gives a context with a function of what is being fitted and the finished share. timed: how a budget of
+    milliseconds is measured.
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
@@ -126,9 +127,8 @@ def compress(
     if settings.method == job.METHOD:
         graph, error = _exported(dense, {}, settings, mine)
         int8, kept = _quantized(graph, settings, mine)
-        made, report = job.tables_network(
-            int8, settings, lambda: calibration_images(mine, settings.fit_images, settings.seed), folder, resume, train, watch
-        )
+        seen = lambda: calibration_images(mine, settings.fit_images, settings.seed)  # noqa: E731
+        made, report = job.tables_network(int8, settings, seen, folder, resume, train, watch, timed.processors)
         graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
         return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None)
     moved = _prepared(net, settings, mine)
@@ -138,6 +138,10 @@ def compress(
         wanted = (settings.kept, settings.format.m, settings.budget)
         with watch() as say:
             shares = budget.resumed(folder / "budget.json", resume, net, shape, *wanted, select=settings.select, timed=timed, tell=say)
+        if set(shares.formats.values()) <= {Dense()}:
+            raise PatternError(
+                f"at {settings.kept:g} kept, {settings.budget} is best spent on dense layers alone; lower --kept, or stay dense"
+            )
     state, masks, formats, report = _compressed(net, settings, mine, old, train, shares)
     (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
     graphs, kept = {"dense": graph, settings.label: sparse}, []
@@ -180,10 +184,13 @@ def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | Non
 
 def _refuse(dense: nn.Module, settings: Settings) -> None:
     """What cannot be done, before any training. Errors: FormatError."""
-    if settings.format == Dense() or not settings.format.linear:  # what tables need is known when the network is int8
+    if settings.format == Dense():
         return
+    if not settings.format.linear:  # what else tables need is known when the network is int8
+        return check_names(dense, (*settings.include, *settings.exclude))
     if settings.method != "crisp":
-        choose_layers(dense, settings.format, settings.select, settings.remainder)
+        budgeted = settings.kept is not None  # then layers whose channels do not divide by M stay dense
+        choose_layers(dense, settings.format, settings.select, "dense" if budgeted else settings.remainder)
         return
     trial = copy.deepcopy(dense)
     _hybrid(_sparsified(trial, settings), settings)

@@ -46,7 +46,7 @@ class TrainingError(JettisonError):
 
 
 class InputError(JettisonError):
-    """An array given to `Session.run` has the wrong shape or dtype."""
+    """An array given to `Session.run` has the wrong shape or dtype, or an option a value that it cannot have."""
 
 
 class KernelError(JettisonError):

@@ -96,7 +96,8 @@ class Session:
     fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups: names of
     their ops, or schedules.
 
-    Several Python threads may call `run`; calls wait for each other. Errors: FileError, KernelError.
+    Several Python threads may call `run`; calls wait for each other.
+    Errors: FileError, KernelError; GraphError, FormatError for a Graph that is not legal; InputError for threads.
     """
 
     def __init__(

@@ -82,6 +82,8 @@ class Search:
         if not self.tune or self.method not in METHODS or self.method == "crisp":
             raise TrainingError("a search needs --tune and a method out of srste, maxq, ste and asp")
         budget.check(self.kept, self.cost, parse(self.pattern))
+        if self.kept is None and self.cost != "macs":
+            raise TrainingError(f"--budget {self.cost} has no effect without --kept; leave it out or add that")
         self.method_of(dict.fromkeys(self.tune, 0.0))  # a setting that the method does not have
 
     def method_of(self, values: Mapping[str, float]) -> Any:
@@ -120,13 +122,17 @@ def run(
     trials: int,
     tell: Callable[[int, Epoch], None] = lambda number, epoch: None,
     progress: bool = True,
+    timed: budget.Timed = budget.Timed(),
 ) -> None:
-    """Work at the study until it has `trials` that are done, whoever did them. Errors: those of training."""
+    """Work at the study until it has `trials` that are done, whoever did them. timed: how a latency budget is measured.
+
+    Errors: those of training.
+    """
     seen, table = held_out(data, search.seed), {}
     if search.kept is not None:
         fmt: Any = parse(search.pattern)
         graph = export(copy.deepcopy(dense).eval(), (data.channels, data.size, data.size))
-        table = budget.costs(graph, budget.prunable(dense, fmt.m), fmt.m, search.cost)
+        table = budget.costs(graph, budget.prunable(dense, fmt.m), fmt.m, search.cost, timed)
 
     def objective(trial: optuna.Trial) -> float:
         values = {name: SPACE[name](trial) for name in search.tune}

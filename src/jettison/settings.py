@@ -94,7 +94,8 @@ class Settings:
         if parse(self.pattern) == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         job.check(self)
-        if self.method != job.METHOD and self.make_method().retrain and self.epochs == 0 and self.format != Dense():
+        untrained = self.epochs == 0 and (self.qat_epochs == 0 or self.method != "asp")
+        if self.method != job.METHOD and self.make_method().retrain and untrained and self.format != Dense():
             raise TrainingError(f"method {self.method} needs epochs; to prune once without retraining use method asp with 0 epochs")
         self._check_effects()
         self._check_classes()
@@ -116,7 +117,10 @@ class Settings:
             ("budget", "--kept", self.kept is not None),
             ("ranges", "--element int8", self.element == "int8"),
             ("fit_images", "--method tabconv", tables),
-            ("criterion", "--method tabconv", tables),
+            ("criterion", "--method tabconv and a budget", tables and job.budget_of(self).given),
+            ("bf16", "--dense-epochs, or another method than tabconv", self.dense_epochs > 0 or not tables),
+            ("weight_decay", "another method than tabconv", not tables),
+            ("remainder", "another method than tabconv", not tables),
             ("decay", "N:M or blocks", not tables),
             ("ramp_epochs", "--method maxq", not tables),
         ):

@@ -21,6 +21,7 @@ from .graph import DTYPES, VERSION, Graph, Op, TensorSpec, weight_shape, window_
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish", "hardsigmoid", "gelu", "gelu_tanh", "sigmoid", "tanh", "leaky_relu")
 LAYOUTS = ("nchw", "plain")
 WEIGHTED = ("conv", "linear")
+IMAGE_CHANNELS = 4  # grey, RGB, RGB + alpha: a convolution of no more input channels reads the image
 CLAMPS = ("none", "relu", "relu6")  # the activations of quantized ops, besides the table of "act"
 SCALES = (1e-30, 1e30)  # of quantized tensors; what lies outside is surely a damaged file
 FLOAT_MAX = float(np.finfo(np.float32).max)  # attributes become float32; NaN fails the comparison too

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MachineError
+from ..errors import InputError, MachineError
 from ..formats import NM, Block, Format
 from ..formats.bits import stream_bytes
 from ..graph import DTYPES, Graph, Op, problem, weight_shape
@@ -159,8 +159,12 @@ def load(name: str) -> Accelerator:
 
 
 def work(graph: Graph, n: int = 1) -> list[Work]:
-    """Every convolution and linear layer, with the non-zeros of its weights."""
-    return [_work(graph, op, n) for op in graph.ops if op.kind in WEIGHTED and op.format.linear]
+    """Every convolution and linear layer, with the non-zeros of its weights. Errors: InputError for layers of tables, which have none."""
+    layers = [op for op in graph.ops if op.kind in WEIGHTED]
+    tables = [op.name for op in layers if not op.format.linear]
+    if tables:
+        raise InputError(f"{', '.join(tables[:3])} and {len(tables)} layers in all are table look-ups, which these machines cannot run")
+    return [_work(graph, op, n) for op in layers]
 
 
 def _work(graph: Graph, op: Op, n: int) -> Work:
@@ -223,7 +227,7 @@ def _shape(w: Work) -> tuple[int, int, int, int]:
 def _fits_2_4(fmt: Format) -> bool:
     """Every four consecutive inputs hold at most two."""
     inner = fmt.inner if isinstance(fmt, Block) else fmt
-    return isinstance(inner, NM) and inner.m % 4 == 0 and inner.n <= 2
+    return isinstance(inner, NM) and (inner.n == 1 < inner.m or (inner.n <= 2 and inner.m % 4 == 0))
 
 
 def _weight_bytes(w: Work, a: Accelerator) -> tuple[float, float]:

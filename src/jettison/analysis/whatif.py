@@ -22,12 +22,10 @@ from ..errors import FormatError, InputError
 from ..formats import NM
 from ..graph import Graph, Op, weight_shape
 from ..planner import cheapest, stretches
-from ..spec import WEIGHTED
+from ..spec import IMAGE_CHANNELS, WEIGHTED
 from .measure import Measured
 from .waterline import Waterline
 from .work import Work, fused, works
-
-IMAGE_CHANNELS = 4  # a convolution of no more input channels reads the image
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,16 @@ class Network:
 def networks(target: str, patterns: list[Format], image_size: int | None, seed: int, element: str = "f32") -> list[Network]:
     """Dense first, then one network per pattern, all in `element`.
 
-    A file gives itself, and itself with the weights decoded; `patterns` are for names. Errors: those of
+    A file gives itself, and itself with the weights decoded, which tables do not have; `patterns` are for names. Errors: those of
     `file.load`, of the zoo, of export; FormatError when a pattern fits no layer; InputError for an int8 file in another element.
     """
     if _is_file(target):
         graph = in_element(file.load(target), element, seed)
         own = pattern_of(graph)
-        sparse = [] if own == "dense" else [Network(own, graph, "file")]
-        return [Network("dense", densified(graph), "file"), *sparse]
+        mine = [] if own == "dense" else [Network(own, graph, "file")]
+        if not all(op.format.linear for op in graph.ops):
+            return mine
+        return [Network("dense", densified(graph), "file"), *mine]
     graphs = {str(f): random_graph(target, f, image_size, seed) for f in _dense_first(patterns)}
     return [Network(pattern, in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
 

@@ -34,7 +34,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads, each on a core of its own. Default: every core.")] = None,
     runs: Annotated[int, typer.Option(help="Timed runs of every engine.", min=1)] = 60,
     image_size: Annotated[int | None, typer.Option("--size", help="Height and width for a network by name.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of random weights and inputs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of random weights and inputs.", min=0)] = 0,
     isa: Annotated[
         str | None, typer.Option(help="Limit all engines to an instruction set, such as avx2; those without such a switch stay out.")
     ] = None,
@@ -72,6 +72,8 @@ def bench(
     with output.progress() as tell, tempfile.TemporaryDirectory(prefix="jettison-bench-") as folder:
         tell(f"building {target}", 0.0)
         found = networks(target, formats, image_size, seed, element)
+        if engines and all(network.pattern != "dense" for network in found):
+            raise InputError(f"{target} holds table look-ups, which other engines cannot run; write --against none")
         inputs = random_inputs(found[0].graph, batch, seed)
         result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell, isa)
     _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads" + (f", {isa}" if isa else ""))

@@ -32,6 +32,8 @@ def eval(
 ) -> None:
     """Measure accuracy on a whole test set: of a .jettison file through the native runtime, of a network through PyTorch.
 
+    A file made for some of the classes is judged on their images.
+
     Examples:
 
         jettison eval digits.jettison --data digits
@@ -106,7 +108,27 @@ def _run_file(target: str, name: str, data_dir: Path | None, size: int | None, b
     data = load(name, data_dir, size or shape[0])
     if len(meta.get("mean", ())) == data.channels == len(meta.get("std", ())):  # as the network was trained
         data = replace(data, mean=tuple(meta["mean"]), std=tuple(meta["std"]))
-    return session_score(session, data, batch, tell)
+    return session_score(session, _of_classes(data, meta), batch, tell)
+
+
+def _of_classes(data: DataSet, meta: dict[str, Any]) -> DataSet:
+    """With the classes that the file was made for alone, in its order. Where no name is the same, by number as they are.
+
+    Errors: DataError for a class that the data set does not have.
+    """
+    from ..training.data import class_indices, only_classes
+
+    names, settings = meta.get("classes") or [], meta.get("settings") or {}
+    if set(names) & set(data.classes):
+        missing = [name for name in names if name not in data.classes]
+        if missing:
+            raise DataError(
+                f"the file tells apart {', '.join(names[:10])}; {data.name} has no class {missing[0]!r}: judge it on data that has"
+            )
+        if tuple(names) != tuple(data.classes):
+            data = only_classes(data, [data.classes.index(name) for name in names], "shrink")
+    chosen = settings.get("classes")
+    return only_classes(data, class_indices(data, chosen), "keep") if chosen and settings.get("head") == "keep" else data
 
 
 def _run_torch(
@@ -130,6 +152,8 @@ def _run_torch(
 
 
 def _check_fit(graph: Graph, data: DataSet) -> None:
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise DataError(f"a network of {len(graph.inputs)} inputs and {len(graph.outputs)} outputs is no classifier of images")
     image, scores = graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape
     if image != (data.size, data.size, data.channels):
         raise DataError(f"{data.name} gives images {data.size}×{data.size}×{data.channels}, the network takes {'×'.join(map(str, image))}")

@@ -66,7 +66,7 @@ def explain(
     analysis = waterline(todo, limits, session.threads, measured.times_ms, measured.median_ms)
     layers = _rows(session.layers(batch), analysis.boxes, measured.times_ms)
     total = _total(layers, analysis)
-    memory = {"arena": session.arena_bytes(batch), "workspace": session.workspace_bytes(batch)}
+    memory = {"arena": session.arena_bytes(batch), "workspace": session.workspace_bytes(batch), "weights": session.packed_bytes}
     memory["arena_layer_by_layer"] = session.arena_bytes(batch, fused=False)
     for row in layers:
         row["share"] = row["median_ms"] / total["median_ms"] if total["median_ms"] else 0.0
@@ -79,7 +79,8 @@ def explain(
     _show_look_up(output, look_up)
     output.say(
         f"memory of the activations: {byte_count(memory['arena'])} between the steps and {byte_count(memory['workspace'])} inside them; "
-        f"between the steps layer by layer: {byte_count(memory['arena_layer_by_layer'])}"
+        f"between the steps layer by layer: {byte_count(memory['arena_layer_by_layer'])}; weights as kernels read them: "
+        f"{byte_count(memory['weights'])}"
     )
     for line in (*(f"{name}: {text}" for name, text in hints.items()), *analysis.warnings()):
         output.say(line)

@@ -33,7 +33,9 @@ def search(
     batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of training. Default: PyTorch's choice.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of training and timing. Default: PyTorch's choice, and every core.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the images held out and of training.", min=0)] = 0,
     json: Json = None,
 ) -> None:
@@ -52,7 +54,9 @@ def search(
     import torch
 
     from .. import zoo
+    from ..bench import processors
     from ..bench.machine import provenance
+    from ..budget import Timed
     from ..search import Search, open_study, result, run
     from ..training.data import load
 
@@ -66,7 +70,8 @@ def search(
     net = zoo.build(model, num_classes=len(images.classes), in_channels=images.channels, image_size=images.size)
     zoo.load_weights(net, weights)
     found = open_study(wanted, storage, study)
-    run(wanted, found, net, images, trials, lambda n, e: output.say(f"trial {n}, epoch {e.epoch}: accuracy {e.accuracy:.2%}"), output.live)
+    tell = lambda n, e: output.say(f"trial {n}, epoch {e.epoch}: accuracy {e.accuracy:.2%}")  # noqa: E731
+    run(wanted, found, net, images, trials, tell, output.live, Timed(tuple(processors(threads))))
     known = result(found)
     rows = [
         (t["number"], t["state"], f"{t['accuracy']:.2%}" if t["accuracy"] is not None else "", *(f"{t['values'][n]:.4g}" for n in names))

@@ -24,7 +24,10 @@ def simulate(
         float | None, typer.Option(help="Share of activations that are not zero, for accelerators that use it. Default: their files'.")
     ] = None,
     sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="Show how the gain over the last accelerator moves with every number of the first.")
+        bool,
+        typer.Option(
+            "--sensitivity", help="Show how the gain of the first accelerator over the last moves with every number, scaled for both."
+        ),
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw latency and energy per layer as .png or .svg (needs matplotlib).")] = None,
     json: Json = None,

@@ -108,9 +108,14 @@ def check_writable(path: Path) -> None:
 def units(value: float, unit: str = "") -> str:
     """Three digits, a decimal prefix, the unit: (1820000000, "B") → "1.82 GB"."""
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
+        if abs(value) >= limit * 0.9995:  # 999.6 would be written as 1000
+            return f"{three_digits(value / limit)} {prefix}{unit}"
+    return f"{three_digits(value)} {unit}".rstrip()
+
+
+def three_digits(value: float) -> str:
+    """ "12.3", "0.123", "1234": never an exponent where all digits are short."""
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def byte_count(value: float) -> str:
@@ -119,4 +124,4 @@ def byte_count(value: float) -> str:
 
 def interval(median: float, p10: float, p90: float) -> str:
     """ "12.3 (12.1 – 12.9)"."""
-    return f"{median:.3g} ({p10:.3g} – {p90:.3g})"
+    return f"{three_digits(median)} ({three_digits(p10)} – {three_digits(p90)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +85,7 @@ def train(
 
     output = Output(json)
     check_writable(out)
+    _check_effects(pattern, teacher, {"method": method, "decay": decay, "ramp_epochs": ramp_epochs, "distill": distill})
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = Recipe(
@@ -106,6 +108,14 @@ def train(
             save_weights(net.state_dict(), out)
             _show(output, handle, history, out)
             output.save(_json(model, images, pattern, handle, recipe, history, group))
+
+
+def _check_effects(pattern: str, teacher: Path | None, options: dict[str, Any]) -> None:
+    """Errors: TrainingError for a choice that nothing would heed."""
+    for name, value in options.items():
+        needs, there = ("--teacher", teacher is not None) if name == "distill" else ("--pattern", pattern != DENSE)
+        if value != signature(train).parameters[name].default and not there:
+            raise TrainingError(f"--{name.replace('_', '-')} has no effect without {needs}; leave it out or add that")
 
 
 def _build(name: str, images: DataSet, weights: Path | None, seed: int) -> Any:

@@ -43,6 +43,8 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
     for field, value, option, one in (("decay", decay, "decay", "srste"), ("end", ramp_epochs, "ramp", "maxq")):
         if value is not None and field not in known:
             raise TrainingError(f"method {name} has no {option}; leave --{option.replace('ramp', 'ramp-epochs')} out, or use {one}")
+    if ramp_epochs is not None and ramp_epochs > epochs:
+        raise TrainingError(f"a ramp of {ramp_epochs:g} epochs is longer than the training, {epochs:g}; shorten it, or train longer")
     ours = {"retrain": epochs > 0, "decay": decay, "end": epochs / 2 if ramp_epochs is None else ramp_epochs}
     return cls(**{k: v for k, v in ours.items() if k in known and v is not None})
 

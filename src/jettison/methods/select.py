@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import FormatError
 from ..formats import NM, Block, Dense, Format
+from ..spec import IMAGE_CHANNELS
 from .mask import krsc_shape
 
 # class → its weights with the input channels along axis 1
@@ -33,7 +34,6 @@ REASONS: dict[type[nn.Module], str] = {
     nn.Embedding: "embedding: rows are looked up, nothing is summed",
 }
 REMAINDERS = ("refuse", "dense", "inner")  # for a selected layer whose channels do not divide
-IMAGE_CHANNELS = 4  # grey, RGB, RGB + alpha: a conv with no more input channels reads the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ def choose_layers(model: nn.Module, fmt: Format | Mapping[str, Format], rule: Ru
     weights = list(_weights(model))
     layers = [(n, m) for n, m, parameter in weights if parameter in _prunable(m)]
     if isinstance(fmt, Mapping):
-        _check_names(fmt, [n for n, _ in layers])
+        check_names(model, fmt)
         rule = lambda name, module: name in fmt  # noqa: E731
     elif isinstance(rule, Select):
-        _check_names((*rule.include, *rule.exclude), [n for n, _ in layers])
+        check_names(model, (*rule.include, *rule.exclude))
     last = next((m for _, m in reversed(layers) if not isinstance(m, nn.MultiheadAttention)), None)
     choices = []
     for name, module, parameter in weights:
@@ -182,7 +182,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, p) for p in patterns)
 
 
-def _check_names(patterns: Iterable[str], names: list[str]) -> None:
+def check_names(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Errors: FormatError for a pattern that is the name of no layer; * allowed."""
+    names = [n for n, m, parameter in _weights(model) if parameter in _prunable(m)]
     for p in patterns:
         if not any(fnmatchcase(n, p) for n in names):
             raise FormatError(f"no Conv2d or Linear is called {p!r}; the layers are {', '.join(names)}")

@@ -22,6 +22,7 @@ from ..graph import Graph, Op, TensorSpec, problem, weight_shape
 from ..ptq.calibrate import whole
 from ..quantized import im2col
 from ..runtime import Session
+from ..spec import IMAGE_CHANNELS
 from . import tables
 from .tree import grow, subspaces
 
@@ -30,7 +31,6 @@ TREE_ROWS = 8192  # of them for growing trees, which takes longest
 ROW_BYTES = 256 << 20  # or as many as fit here
 BATCH = 32
 LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
-IMAGE_CHANNELS = 4
 
 Progress = Callable[[str, float], None]
 Run = Callable[..., Any]  # images → the one output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from .. import file
+from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
 from ..formats import Lut
 from ..formats.lut import NATIVE_PROTOTYPES
@@ -64,8 +65,12 @@ def tables_network(
     resume: bool,
     train: Callable[[str, nn.Module, None], None],
     watch: Watch,
+    cpus: Sequence[int],
 ) -> tuple[Graph, list[LayerReport]]:
-    """The network of tables and what became of each layer. folder: for the fitted network. train: for `settings.epochs`."""
+    """The network of tables and what became of each layer. folder: for the fitted network. train: for `settings.epochs`.
+
+    cpus: processors that fit, and that a budget of milliseconds is measured on.
+    """
     fmt: Any = settings.format
     layers = [op.name for op in int8.ops if op.kind in WEIGHTED]
     exact, include = ([n for n in layers if any(fnmatchcase(n, p) for p in names)] for names in (settings.exclude, settings.include))
@@ -74,8 +79,8 @@ def tables_network(
     if resume and path.is_file():
         made = file.load(path)
     else:
-        with watch() as progress:
-            made = _fitted(int8, images(), settings, exact, include, progress)
+        with watch() as progress, pinned(cpus):
+            made = _fitted(int8, images(), settings, exact, include, len(cpus), progress)
         file.save(made, path)
     if settings.epochs:
         net = TableNetwork(made)
@@ -89,12 +94,13 @@ def tables_network(
     return made, report
 
 
-def _fitted(int8: Graph, images: np.ndarray, settings: Settings, exact: list[str], include: list[str], progress: Any) -> Graph:
-    budget, fmt = budget_of(settings), settings.format
+def _fitted(
+    int8: Graph, images: np.ndarray, settings: Settings, exact: list[str], include: list[str], threads: int, progress: Any
+) -> Graph:
+    budget, fmt, run = budget_of(settings), settings.format, {"seed": settings.seed, "threads": threads, "progress": progress}
     if not budget.given:
-        return fit(int8, images, fmt, exact, include, seed=settings.seed, progress=progress)[0]  # type: ignore[arg-type]
-    found = prioritised(int8, images, fmt, budget, settings.criterion, exact, include, seed=settings.seed, progress=progress)  # type: ignore[arg-type]
-    return found.graph
+        return fit(int8, images, fmt, exact, include, **run)[0]  # type: ignore[arg-type]
+    return prioritised(int8, images, fmt, budget, settings.criterion, exact, include, **run).graph  # type: ignore[arg-type]
 
 
 def _masked(fmt: object, settings: Settings) -> str:

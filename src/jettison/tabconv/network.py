@@ -27,6 +27,7 @@ from ..formats import Lut
 from ..graph import Graph, Op, TensorSpec
 from ..peers.nchw import HELD, weight_scale
 from ..peers.torch_model import ACTS, LOWERINGS
+from ..ptq.weights import BIAS_LIMIT
 from .fit import tabulated
 from .lookup import LookUp
 from .tables import LARGEST, integers
@@ -36,7 +37,6 @@ LEVELS = 255  # steps of a u8
 MOMENTUM = 0.1  # of a new batch in the running statistics
 EPS = 1e-12
 ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
-BIAS_LIMIT = 1 << 30
 
 
 class TableNetwork(nn.Module):
