@@ -4,7 +4,8 @@
     python bench/budget.py --dense dense.safetensors --data-dir DATA               then train them
     python bench/budget.py --dense dense.safetensors --list                        what is done and what is next
 
-All start from the same dense network (`--dense`: of bench/accuracy.py, say) with equal epochs and recipe:
+All start from the same dense network (`--dense`: of bench/accuracy.py, say) with equal epochs and recipe; seeds differ in the order of
+images and in augmentation:
 
     uniform        N:16 in every layer
     macs, latency  N:16 with N by layer, with no more multiply-adds, or milliseconds, than uniform (`jettison.budget`)
@@ -57,8 +58,12 @@ class Run:
     seed: int = 0
 
     @property
+    def network(self) -> str:
+        return f"{self.case}-{self.kept:g}"
+
+    @property
     def name(self) -> str:
-        return f"{self.case}-{self.kept:g}-seed{self.seed}"
+        return f"{self.network}-seed{self.seed}"
 
     def recipe(self, epochs: int) -> Recipe:
         decay = 5e-4 if self.case == "width" else 5e-5
@@ -66,12 +71,14 @@ class Run:
 
 
 SPARSE = ("uniform", "latency", "macs")
+CLAIMED = (("uniform", 0.5), ("latency", 0.5), ("uniform", 0.125), ("macs", 0.125))  # with more seeds, as a difference is claimed
 QUEUE = (  # what decides most comes first
     *(Run(case, 0.125) for case in SPARSE),
     Run("width", 0.5),
     *(Run(case, 0.5) for case in SPARSE),
     Run("width", 0.75),
     *(Run(case, 0.25) for case in SPARSE),
+    *(Run(case, kept, seed) for seed in (1, 2) for case, kept in CLAIMED),
 )
 
 
@@ -131,19 +138,20 @@ def measure(args: argparse.Namespace) -> None:
     layers = budget.prunable(dense, M)
     by_layer = {cost: budget.costs(graph, layers, M, cost, budget.Timed(tuple(cpus))) for cost in ("macs", "latency")}
     chosen = {}
-    for run in QUEUE:
+    first = [run for run in QUEUE if run.seed == 0]  # one of each network
+    for run in first:
         fmt = NM(round(run.kept * M), M)
         if run.case == "uniform":
-            chosen[run.name] = {name: str(fmt) for name in layers}
+            chosen[run.network] = {name: str(fmt) for name in layers}
         elif run.case != "width":
             shares = budget.within(dense, by_layer[run.case], run.kept, M, run.case)
-            chosen[run.name] = {name: str(f) for name, f in shares.formats.items()}
+            chosen[run.network] = {name: str(f) for name, f in shares.formats.items()}
     graphs = {DENSE: graph}
-    for run in QUEUE:
+    for run in first:
         model, formats = network(run, dense, {"formats": chosen})
         if formats:
             sparsify_(model, formats, ASP(retrain=False))
-        graphs[run.name] = export(model.eval(), IMAGE, formats)
+        graphs[run.network] = export(model.eval(), IMAGE, formats)
     with tempfile.TemporaryDirectory(prefix="jettison-budget-") as folder:
         entrants = []
         for name, g in graphs.items():
@@ -162,7 +170,7 @@ def network(run: Run, dense: ResNetCifar, known: dict[str, Any]) -> tuple[nn.Mod
     """What a run trains, and the formats of its layers."""
     if run.case == "width":
         return thinner(dense, run.kept), {}
-    return copy.deepcopy(dense), {name: parse(f) for name, f in known["formats"][run.name].items()}
+    return copy.deepcopy(dense), {name: parse(f) for name, f in known["formats"][run.network].items()}
 
 
 def macs(graph: Graph) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib
@@ -38,13 +39,17 @@ def main() -> None:
 
 
 def over_time(result: dict[str, Any], path: Path) -> None:
-    """A point for each trained network, those of one case joined; the dense network they start from as a line."""
+    """A point for each trained network, mean, least and best of its seeds, those of one case joined; a star where all start."""
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    cases: dict[str, list[tuple[float, float]]] = {}
+    cases: dict[str, dict[float, list[float]]] = {}  # case → milliseconds → accuracy of every seed
     for run in result["budget"]:
-        cases.setdefault(run["case"], []).append((result["times"][run["name"]]["median_ms"], 100 * run["accuracy"]))
-    for case, points in cases.items():
-        ax.plot(*zip(*sorted(points)), marker="o", label=f"{case} (dense)" if case == "width" else case, alpha=0.8)
+        ms = result["times"][f"{run['case']}-{run['kept']:g}"]["median_ms"]
+        cases.setdefault(run["case"], {}).setdefault(ms, []).append(100 * run["accuracy"])
+    for case, networks in cases.items():
+        ms = sorted(networks)
+        means = [mean(networks[x]) for x in ms]
+        around = [[m - min(networks[x]) for x, m in zip(ms, means)], [max(networks[x]) - m for x, m in zip(ms, means)]]
+        ax.errorbar(ms, means, around, marker="o", capsize=3, label=f"{case} (dense)" if case == "width" else case, alpha=0.8)
     start = 100 * result["budget"][0]["start"]["accuracy"]
     ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
     images = f", {result['images']} images" if result["images"] else ""

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from table_cells import machine, percent, ratio
@@ -240,16 +240,23 @@ def budget(results: dict[str, dict[str, Any]]) -> str:
         where = f"{r['machine']['processor']}, {r['time_threads']} thread, batch {r['batch']}"
         about = f"{r['epochs']} epoch{'s' * (r['epochs'] > 1)}, {images}; {where}"
         lines = [f"[{r['model']}]({name}), {about}:\n\n| network | kept | ms, median (p10 – p90) | MMACs | weights | accuracy, % |\n"]
-        trained = {run["name"]: f"{100 * run['accuracy']:.2f}" for run in r["budget"]}
+        found: dict[str, list[float]] = {}
+        for run in r["budget"]:
+            found.setdefault(f"{run['case']}-{run['kept']:g}", []).append(100 * run["accuracy"])
+        trained = {key: _of_seeds(values) for key, values in found.items()}
         if r["budget"]:
             trained["dense"] = f"{100 * r['budget'][0]['start']['accuracy']:.2f} (start)"
         for key, t in sorted(r["times"].items(), key=lambda item: item[1]["median_ms"]):
-            case, _, kept = key.partition("-")
+            case, _, share = key.partition("-")
             time = f"{t['median_ms']:.3f} ({t['p10_ms']:.3f} – {t['p90_ms']:.3f})"
-            share = kept.partition("-")[0] or "1"
-            lines.append(f"| {case} | {share} | {time} | {t['macs'] / 1e6:.1f} | {t['parameters']} | {trained.get(key, '–')} |\n")
+            lines.append(f"| {case} | {share or '1'} | {time} | {t['macs'] / 1e6:.1f} | {t['parameters']} | {trained.get(key, '–')} |\n")
         out.append(f"{lines[0]}|---|---|---|---|---|---|\n{''.join(lines[1:])}")
     return "\n".join(out)
+
+
+def _of_seeds(values: list[float]) -> str:
+    """Mean ± standard deviation, and of how many."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f} ({len(values)} seeds)" if len(values) > 1 else "")
 
 
 def waterline(results: dict[str, dict[str, Any]]) -> str:
