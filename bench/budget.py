@@ -1,6 +1,7 @@
 """Accuracy over milliseconds: uniform N:M, N chosen layer by layer, and smaller dense networks. ResNet-20 on CIFAR-10.
 
-    python bench/budget.py --dense dense.safetensors --time                        first, on a quiet machine: choose N, time all networks
+    python bench/budget.py --dense dense.safetensors --choose                      first, on a quiet machine: choose N, time all networks
+    python bench/budget.py --dense dense.safetensors --time                        time them again
     python bench/budget.py --dense dense.safetensors --data-dir DATA               then train them
     python bench/budget.py --dense dense.safetensors --list                        what is done and what is next
 
@@ -80,14 +81,15 @@ QUEUE = (  # what decides most comes first
     *(Run(case, 0.25) for case in SPARSE),
     *(Run(case, kept, seed) for seed in (1, 2) for case, kept in CLAIMED),
 )
+NETWORKS = tuple(run for run in QUEUE if run.seed == 0)  # one run of each
 
 
 def main() -> None:
     args = arguments()
     args.state.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    if args.time:
-        measure(args)
+    if args.choose or args.time:
+        measure(args, None if args.choose else times(args))
     elif args.list:
         for run in QUEUE:
             print(f"{run.name:24}", f"{100 * finished(args)[run.name]['accuracy']:.2f}" if run.name in finished(args) else "-")
@@ -132,22 +134,27 @@ def started(dense: nn.Module, digest: str, data: DataSet, args: argparse.Namespa
     return json.loads(path.read_text())["accuracy"]
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Choose the formats of every run, and time all networks in turns."""
-    dense, graph, cpus = dense_network(args), export(dense_network(args).eval(), IMAGE), processors(1)
+def choose(dense: ResNetCifar, graph: Graph, cpus: list[int]) -> tuple[dict[str, dict[str, str]], dict[str, list[float]]]:
+    """Formats of every sparse network, and the milliseconds of each layer with N = 1 … M that those of the latency budget come from."""
     layers = budget.prunable(dense, M)
     by_layer = {cost: budget.costs(graph, layers, M, cost, budget.Timed(tuple(cpus))) for cost in ("macs", "latency")}
     chosen = {}
-    first = [run for run in QUEUE if run.seed == 0]  # one of each network
-    for run in first:
+    for run in NETWORKS:
         fmt = NM(round(run.kept * M), M)
         if run.case == "uniform":
             chosen[run.network] = {name: str(fmt) for name in layers}
         elif run.case != "width":
             shares = budget.within(dense, by_layer[run.case], run.kept, M, run.case)
             chosen[run.network] = {name: str(f) for name, f in shares.formats.items()}
+    return chosen, {name: [round(float(t), 6) for t in ms] for name, ms in by_layer["latency"].items()}
+
+
+def measure(args: argparse.Namespace, known: dict[str, Any] | None) -> None:
+    """Choose the formats of every network, unless `known`, and time all networks in turns."""
+    dense, graph, cpus = dense_network(args), export(dense_network(args).eval(), IMAGE), processors(1)
+    chosen, latency = (known["formats"], known["layers_ms"]) if known else choose(dense, graph, cpus)
     graphs = {DENSE: graph}
-    for run in first:
+    for run in NETWORKS:
         model, formats = network(run, dense, {"formats": chosen})
         if formats:
             sparsify_(model, formats, ASP(retrain=False))
@@ -161,7 +168,6 @@ def measure(args: argparse.Namespace) -> None:
         rows = compare(entrants, random_inputs(graph, 1, seed=0), cpus, args.runs).rows
     sizes = {name: {"macs": macs(g), "parameters": parameters(g)} for name, g in graphs.items()}
     networks = {r.pattern: {**asdict(r), **sizes[r.pattern]} for r in rows}
-    latency = {name: [round(float(t), 6) for t in ms] for name, ms in by_layer["latency"].items()}
     content = {"formats": chosen, "layers_ms": latency, "times": networks, "time_threads": len(cpus), "batch": 1, **provenance()}
     replace_json(args.state / "times.json", content)
 
@@ -185,11 +191,11 @@ def parameters(graph: Graph) -> int:
 
 
 def times(args: argparse.Namespace) -> dict[str, Any]:
-    """What `--time` found, here or, committed, elsewhere."""
+    """What `--choose` and `--time` found, here or, committed, elsewhere."""
     for path in (args.state / "times.json", args.result):
         if path.is_file():
             return json.loads(path.read_text())
-    raise SystemExit("nothing is timed yet: run with --time first, on a quiet machine")
+    raise SystemExit("nothing is timed yet: run with --choose first, on a quiet machine")
 
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -271,7 +277,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "budget", help="where unfinished and finished runs are kept")
     p.add_argument("--result", type=Path, default=RESULT, help="the result file to read and to write")
-    p.add_argument("--time", action="store_true", help="train nothing; choose N by layer and time every network")
+    p.add_argument("--choose", action="store_true", help="train nothing; choose N by layer and time every network")
+    p.add_argument("--time", action="store_true", help="train nothing; time every network again, with the N chosen before")
     p.add_argument("--runs", type=int, default=30, help="timed runs of each network")
     p.add_argument("--list", action="store_true", help="train nothing, only show the queue")
     return p.parse_args()

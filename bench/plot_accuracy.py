@@ -1,5 +1,5 @@
-"""Figures of docs/ from bench/results: accuracy, SAD and sparsity by epoch, a row for each pattern (accuracy_*.json), and accuracy
-over milliseconds (budget_*.json).
+"""Figures of docs/ from bench/results: accuracy, SAD and sparsity by epoch, a row for each pattern (accuracy_*.json) or share kept
+(budget_*.json), and for the latter accuracy over milliseconds.
 
 python bench/plot_accuracy.py
 """
@@ -7,6 +7,7 @@ python bench/plot_accuracy.py
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,12 +17,16 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 FIGURES = ROOT / "docs" / "img"
-COLOURS = {"asp": "tab:green", "ste": "tab:olive", "srste": "tab:blue", "maxq": "tab:orange"}
+METHODS = {"asp": "tab:green", "ste": "tab:olive", "srste": "tab:blue", "maxq": "tab:orange"}
+BUDGETS = {"uniform": "tab:blue", "latency": "tab:orange", "macs": "tab:green"}
+LABELS = {"width": "width (dense)"}
+COLOURS = METHODS | BUDGETS | {"width": "tab:red"}
 COLUMNS = (("accuracy", "accuracy, %"), ("sad", "SAD in the epoch, % of positions"), ("sparsity", "pruned weights, %"))
 
 
@@ -29,13 +34,22 @@ def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     for path in sorted(RESULTS.glob("accuracy_*.json")):
         result = json.loads(path.read_text())
-        figure = FIGURES / f"{path.stem}.svg"
-        draw(result, figure)
-        print(f"{figure.relative_to(ROOT)} from {path.relative_to(ROOT)}")
+        by_pattern = grouped(r for r in result["runs"] if r["pattern"] != "dense")
+        curves(by_pattern, f"{result['model']} on {result['data']}", FIGURES / f"{path.stem}.svg")
     for path in sorted(RESULTS.glob("budget_*.json")):
         result = json.loads(path.read_text())
         if result["budget"]:  # else only times are measured
             over_time(result, FIGURES / f"{path.stem}.svg")
+            by_share = grouped({"pattern": f"{r['kept']:g} kept", **r} for r in result["budget"] if r["case"] in BUDGETS)
+            curves(by_share, f"{result['model']}, N layer by layer", FIGURES / f"{path.stem}_epochs.svg")
+
+
+def grouped(runs: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs by their pattern."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        found.setdefault(run["pattern"], []).append(run)
+    return found
 
 
 def over_time(result: dict[str, Any], path: Path) -> None:
@@ -49,27 +63,25 @@ def over_time(result: dict[str, Any], path: Path) -> None:
         ms = sorted(networks)
         means = [mean(networks[x]) for x in ms]
         around = [[m - min(networks[x]) for x, m in zip(ms, means)], [max(networks[x]) - m for x, m in zip(ms, means)]]
-        ax.errorbar(ms, means, around, marker="o", capsize=3, label=f"{case} (dense)" if case == "width" else case, alpha=0.8)
+        ax.errorbar(
+            ms, means, around, marker="o", capsize=3, label=f"{case} (dense)" if case == "width" else case, color=COLOURS[case], alpha=0.8
+        )
     start = 100 * result["budget"][0]["start"]["accuracy"]
     ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
     images = f", {result['images']} images" if result["images"] else ""
     ax.set(xlabel="median milliseconds an image", ylabel="accuracy, %", title=f"{result['model']}, {result['epochs']} epochs{images}")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, path)
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    patterns = list(dict.fromkeys(r["pattern"] for r in result["runs"] if r["pattern"] != "dense"))
-    figure, rows = plt.subplots(
-        len(patterns), len(COLUMNS), figsize=(9, 2.3 * len(patterns)), layout="constrained", squeeze=False, sharex=True
-    )
-    for axes, pattern in zip(rows, patterns):
+def curves(by_pattern: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
+    size = (9, 2.3 * len(by_pattern))
+    figure, rows = plt.subplots(len(by_pattern), len(COLUMNS), figsize=size, layout="constrained", squeeze=False, sharex=True)
+    for axes, (pattern, runs) in zip(rows, by_pattern.items()):
         for ax, (key, label) in zip(axes, COLUMNS):
-            for run in result["runs"]:
-                if run["pattern"] == pattern:
-                    curve(ax, run, key)
+            for run in runs:
+                curve(ax, run, key)
             ax.set(ylabel=label, title=pattern if key == "accuracy" else None)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.grid(alpha=0.25)
@@ -79,10 +91,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes[0].legend(shown.values(), shown.keys(), frameon=False, fontsize=8)
     for ax in rows[-1]:
         ax.set_xlabel("epoch")
-    figure.suptitle(f"{result['model']} on {result['data']}, one line for each seed", fontsize=10)
+    figure.suptitle(f"{title}, one line for each seed", fontsize=10)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+    print(path.relative_to(ROOT))
 
 
 def curve(ax: Axes, run: dict[str, Any], key: str) -> None:
