@@ -26,7 +26,9 @@ JT_INLINE const Constant* item(const Constants& c, const char* role) {
   return nullptr;
 }
 
-// False if the constants are not those of block-sparse weights.
+constexpr int64_t kMostVisited = 1 << 16;  // taps, windows: see Visit
+
+// False if the constants are not those of block-sparse weights, or of more inputs than a visit can name.
 JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
   const Constant *columns = item(c, "blocks"), *values = item(c, "values"), *positions = item(c, "positions");
   if (!columns || !values || !positions || c.m < 1 || a.groups != 1 || columns->d[0] < 1 || a.k % columns->d[0]) return false;
@@ -39,7 +41,7 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
         (const uint32_t*)columns->data,
         (const uint8_t*)positions->data,
         values->data};
-  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0;
+  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0 && a.r * a.s <= kMostVisited && a.c / W <= kMostVisited;
 }
 
 constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;

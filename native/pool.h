@@ -30,6 +30,7 @@ class Pool {
   void run(int64_t jobs, Body body, void* context);
 
  private:
+  void stop();  // and wait for all threads that were started
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;

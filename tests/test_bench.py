@@ -131,6 +131,23 @@ def test_an_error_of_ours_is_not_hidden_in_a_row(saved, tmp_path, monkeypatch):
         compare([entrant(path)], inputs, ONE, runs=1)
 
 
+def test_an_engine_that_dies_while_it_is_timed_leaves_the_others_their_times(saved, monkeypatch):
+    path, inputs = saved
+    times_ms, calls = Worker.times_ms, []
+
+    def until_the_third(worker, runs):
+        calls.append(worker)
+        if len(calls) == 3:
+            worker._process.kill()
+        return times_ms(worker, runs)
+
+    monkeypatch.setattr(Worker, "times_ms", until_the_third)
+    pytest.importorskip("onnxruntime")
+    result = compare([entrant(path), entrant(path, "onnxruntime")], inputs, ONE, runs=11)  # the order shifts: the second is third too
+    assert ([r.engine for r in result.rows], [a.engine for a in result.absent]) == (["jettison"], ["onnxruntime"])
+    assert result.rows[0].runs == 11 and len(result.errors) == 1 and "its process ended" in result.absent[0].reason
+
+
 def test_a_worker_is_pinned_and_ends_with_its_context(saved):
     path, inputs = saved
     with Worker("jettison", "f32", path, inputs, ONE) as worker:

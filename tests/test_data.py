@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from jettison.errors import DataError
+from jettison.file import cache_folder
 from jettison.training import data as module
 from jettison.training.data import DATASETS, load, train_batches
 from jettison.training.data import test_batches as ordered_batches
@@ -234,6 +235,25 @@ def test_class_folders(tmp_path: Path, split_folders: bool) -> None:
     np.testing.assert_array_equal(data.test.images, np.concatenate([s[[4, 9]] for s in images.values()]))  # type: ignore[arg-type]
 
 
+def class_folders(root: Path, *names: str, side: int = 8) -> None:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(5):
+            (root / name / f"{i}.png").write_bytes(png(pictures(1, side)[0]))
+
+
+def test_a_train_folder_is_a_split_unless_it_is_a_class(tmp_path: Path) -> None:
+    class_folders(tmp_path / "alone", "train/cat", "train/dog")
+    assert load(str(tmp_path / "alone")).classes == ("cat", "dog")
+    class_folders(tmp_path / "vehicles", "car", "train")
+    assert load(str(tmp_path / "vehicles")).classes == ("car", "train")
+    class_folders(tmp_path / "both", "train/cat", "valid/cat")
+    assert len(load(str(tmp_path / "both")).test) == 5
+    class_folders(tmp_path / "odd", "train/cat", "holdout/cat")
+    with pytest.raises(DataError, match=r"beside train/ there is holdout/; call the test images' folder one of test, val"):
+        load(str(tmp_path / "odd"))
+
+
 def test_class_folders_of_different_sizes_are_decoded_one_by_one(tmp_path: Path) -> None:
     for i, side in enumerate((40, 50, 60, 70, 80)):
         path = tmp_path / "only" / f"{i}.png"
@@ -359,6 +379,32 @@ def test_damaged_parquet_is_named(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+def test_parquet_that_is_damaged_behind_its_footer_is_named(tmp_path: Path) -> None:
+    test = tmp_path / "test-0.parquet"
+    write_parquet(test, [png(p) for p in pictures(3, 120)], [0, 1, 2])
+    data = bytearray(test.read_bytes())
+    data[40:2000] = bytes(1960)
+    test.write_bytes(data)
+    with pytest.raises(DataError, match=r"test-0\.parquet: truncated or corrupt|cannot be decoded"):
+        load(str(tmp_path))
+
+
+def test_a_part_without_rows_is_no_end(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test-0.parquet", [], [])
+    write_parquet(tmp_path / "test-1.parquet", [png(p) for p in pictures(2)], [0, 1])
+    assert load(str(tmp_path)).test.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_large_image_that_is_truncated_is_one_line(tmp_path: Path, workers: int) -> None:
+    class_folders(tmp_path, "cat", "dog", side=120)
+    path = tmp_path / "dog" / "4.png"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError) as e:
+        list(ordered_batches(load(str(tmp_path), size=64), 2, workers=workers))
+    assert str(e.value).startswith(f"{path}: the image cannot be decoded") and "\n" not in str(e.value)
+
+
 def test_unknown_names_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data set 'cifar11' is not known.*did you mean cifar10.*known: digits"):
         load("cifar11")
@@ -371,6 +417,14 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     write_parquet(tmp_path / "p" / "test-0.parquet", [png(p) for p in pictures(2)], [0, 1])
     assert len(load(str(tmp_path / "p")).test) == 2
+
+
+def test_a_damaged_cache_costs_time_only(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test-0.parquet", [png(p) for p in pictures(2)], [0, 1])
+    load(str(tmp_path))
+    for cached in cache_folder().glob("*.npy"):
+        cached.write_bytes(b"")
+    assert len(load(str(tmp_path)).test) == 2
 
 
 def test_a_data_set_without_training_images_can_be_tested_only(tmp_path: Path) -> None:

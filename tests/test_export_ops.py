@@ -179,6 +179,13 @@ def test_clamps_between_any_bounds():
     agree(lambda x: x.clamp(max=0.7), IMAGE)
 
 
+@pytest.mark.parametrize("bounds", [(-1e4, 1e4), (-65504.0, 1.0), (-0.5, 1e6), (-1e4, None), (None, 1e4)])
+def test_a_bound_far_away_costs_no_digits(bounds):
+    graph = agree(lambda x: x.clamp(*bounds), IMAGE)
+    x = np.random.default_rng(0).standard_normal((2, *IMAGE)).astype(np.float32)
+    np.testing.assert_allclose(reference.run(graph, x)[0], np.clip(x, *bounds), rtol=1e-6, atol=0)
+
+
 def test_arithmetic_with_numbers_and_constants():
     per_channel, map_, embedding = torch.rand(6, 1, 1) + 0.5, torch.randn(9, 7), torch.randn(1, 6, 9, 7)
     agree(lambda x: (x + 1) * 2 - 0.5, IMAGE)
@@ -195,6 +202,9 @@ def test_arithmetic_of_two_tensors_repeats_the_smaller():
     agree(lambda x, y: y * x + y, (6, 1, 1), IMAGE)
     agree(lambda x, y: x * y[:, :, None, None].expand_as(x), IMAGE, (6,))
     agree(lambda x: x * x.mean(dim=1, keepdim=True), IMAGE)
+    agree(lambda x, y: (x.expand(-1, -1, 9, 7) * y.expand(-1, -1, 9, 7)).flatten(1), (6, 1, 1), (6, 1, 1))
+    agree(lambda x, y: x.expand(-1, -1, 9, 7) + y, (6, 1, 1), (6, 1, 1))
+    agree(lambda x, y: x.expand(-1, -1, -1, 7) * y.expand(-1, -1, 9, -1), (6, 9, 1), (6, 1, 7))
     agree(lambda x: x * x.mean((2, 3)).view(-1, 6, 1, 1).sigmoid(), IMAGE)
     agree(lambda x: torch.cat([x, x.mean((2, 3), True).expand(-1, -1, 9, 7)], 1), IMAGE)
 

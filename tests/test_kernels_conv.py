@@ -159,6 +159,16 @@ def test_every_pattern_from_first_to_last_position(pattern: NM) -> None:
                 check(run(kernel, isa, "conv", [x], attrs, constants(fmt, params, pattern)), want, 2 * c)
 
 
+@pytest.mark.parametrize(("channels", "can"), [(1 << 18, True), ((1 << 18) + 16, False)])
+def test_blocks_of_more_inputs_than_a_visit_can_name_are_refused(channels: int, can: bool) -> None:
+    """65536 windows of 4 channels, as the portable kernel has them."""
+    pattern, weight = Block(16, 16, keep=1e-4), np.zeros((16, 1, 1, channels), np.float32)
+    weight[..., -16:] = 1
+    inputs, params = [np.zeros((1, 1, 1, channels), np.float32)], {"weight": weight, "bias": np.zeros(16, np.float32)}
+    attrs = conv_attrs((1, 1, 1, channels, 16, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1))
+    assert accepts("block", "scalar", "conv", inputs, attrs, constants("block", params, pattern)) == can
+
+
 def test_threads_do_not_change_a_bit() -> None:
     for kernel, fmt, isa in kernels("conv"):
         if kernel not in ("dense", "nm", "block"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -123,6 +124,45 @@ def test_threads_share_a_session_bit_for_bit() -> None:
     one = Session(graph, threads=1)
     for x, a in zip(xs, alone):
         np.testing.assert_array_equal(one.run(x), a)
+
+
+def in_a_process(code: str) -> str:
+    start = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import graphs, numpy as np; from jettison import Session; from jettison.errors import *;"
+    )
+    return subprocess.run([sys.executable, "-c", start + code], check=False, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_session_from_before_a_fork_says_so_and_does_not_wait_for_ever() -> None:
+    code = """
+import os
+session, x = Session(graphs.small(), threads=2), np.zeros((1, 4, 5, 6), np.float32)
+session.run(x)
+if os.fork() == 0:
+    try:
+        session.run(x)
+    except KernelError as e:
+        print(e, Session(graphs.small(), threads=2).run(x).shape, flush=True)
+    os._exit(0)
+os.wait()
+"""
+    said = in_a_process(code)
+    assert "make it in the new process (1, " in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_threads_that_the_system_does_not_permit_are_an_error_of_ours() -> None:
+    code = """
+import resource
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+try:
+    Session(graphs.small(), threads=1024)
+except InputError as e:
+    print(e)
+"""
+    assert "the system does not permit 1024 threads" in in_a_process(code)
 
 
 def test_threads_that_ask_at_once_decide_once(monkeypatch) -> None:

@@ -176,6 +176,12 @@ def test_checkpoints_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"another recipe: epochs 3 \(now 9\), lr 0\.05 \(now 0\.1\)"):
         load_checkpoint(path, replace(RECIPE, epochs=9, lr=0.1))
     assert load_checkpoint(path, replace(RECIPE, workers=7))["history"]
+    for other, origin, words in (
+        (replace(digits(64), name="letters"), {}, r"data digits \(now letters\)"),
+        (digits(64), {"teacher": "t"}, r"teacher None \(now t\)"),
+    ):
+        with pytest.raises(CheckpointError, match=f"another run: {words}"):
+            fit(model, other, RECIPE, handle, checkpoint=path, resume=True, progress=False, origin=origin)
     model, _ = start(sparse=False)
     with pytest.raises(CheckpointError, match="is of a sparse run"):
         fit(model, digits(64), RECIPE, checkpoint=path, resume=True, progress=False)

@@ -95,5 +95,6 @@ def test_bad_input_is_one_line_exit_2_and_no_file(words: tuple[str, ...], messag
 
 
 def test_an_output_folder_that_is_missing_is_noticed_before_training(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train("-o", "nowhere/out.safetensors") == 2
-    assert "nowhere" in capsys.readouterr().err
+    for words in (("-o", "nowhere/out.safetensors"), ("-o", "out.safetensors", "--checkpoint", "nowhere/c")):
+        assert train(*words) == 2
+        assert "nowhere" in capsys.readouterr().err

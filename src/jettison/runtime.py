@@ -96,7 +96,8 @@ class Session:
     fuse: whether neighbouring ops may run as one group, band by band (`jettison.fusion`); or the groups: names of
     their ops, or schedules.
 
-    Several Python threads may call `run`; calls wait for each other.
+    Several Python threads may call `run`; calls wait for each other. Threads do not survive a fork: make a Session in the process that
+    runs it.
     Errors: FileError, KernelError; GraphError, FormatError for a Graph that is not legal; InputError for threads.
     """
 
@@ -122,7 +123,7 @@ class Session:
         self._body = without(self._running, self._quantizers)
         self.threads = _thread_count(threads)
         self.isa = _choose_isa(isa)
-        self._pool = _native.Pool(self.threads)
+        self._pool, self._process = _pool(self.threads), os.getpid()
         self._lock = threading.RLock()
         self._programs: OrderedDict[int, _Prepared] = OrderedDict()
         overrides = dict(kernels or {})
@@ -298,6 +299,8 @@ class Session:
     # --- preparing a batch size
 
     def _prepared(self, n: int) -> _Prepared:
+        if self.threads > 1 and os.getpid() != self._process:
+            raise KernelError("this Session was made before the process forked, and its threads stayed behind; make it in the new process")
         with self._lock:
             if n not in self._programs:
                 self._programs[n] = self._prepare(n)
@@ -369,6 +372,13 @@ def _thread_count(threads: int | None) -> int:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
         raise InputError(f"threads must be a whole number from 1 to 1024, got {threads!r}")
     return threads
+
+
+def _pool(threads: int) -> _native.Pool:
+    try:
+        return _native.Pool(threads)
+    except RuntimeError as e:
+        raise InputError(f"the system does not permit {threads} threads ({e}); ask for fewer with threads=") from e
 
 
 def _choose_isa(isa: str | None) -> str:

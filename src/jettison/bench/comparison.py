@@ -107,8 +107,10 @@ def compare(
             raise MissingExtra("; ".join(f"{a.engine}: {a.reason}" for a in absent) or "there is nothing to measure")
         tell("checking the outputs", 0.0)
         errors = _check(racing, inputs)
-        times = _turns(racing, runs, tell)
-    return Comparison(timings([e for e, _ in racing], times), tuple(absent), tuple(errors))
+        times, failed = _turns(racing, runs, tell)
+    absent += [Absent(e.engine, e.element, e.pattern, failed[i]) for i, (e, _) in enumerate(racing) if i in failed]
+    left = [i for i in range(len(racing)) if i not in failed]
+    return Comparison(timings([racing[i][0] for i in left], [times[i] for i in left]), tuple(absent), tuple(errors[i] for i in left))
 
 
 def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], isa: str | None) -> Worker:
@@ -121,9 +123,11 @@ def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], 
     except WorkerFailed as e:
         if entrant.engine != "jettison":
             raise
-        if e.expected:
-            raise KernelError(f"jettison ({entrant.pattern}): {e}") from e
-        raise RuntimeError(f"jettison ({entrant.pattern}): {e}") from e
+        raise _ours(entrant, e) from e
+
+
+def _ours(entrant: Entrant, e: WorkerFailed) -> Exception:
+    return (KernelError if e.expected else RuntimeError)(f"jettison ({entrant.pattern}): {e}")
 
 
 def _check(racing: Sequence[tuple[Entrant, Worker]], inputs: Sequence[np.ndarray]) -> list[float]:
@@ -162,17 +166,28 @@ def relative_error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> flo
     return float("inf") if np.isnan(errors).any() else max(errors)
 
 
-def _turns(racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[str, float], None]) -> list[list[float]]:
+def _turns(
+    racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[str, float], None]
+) -> tuple[list[list[float]], dict[int, str]]:
+    """Milliseconds of every run; and of entrants that failed on the way, by place, why."""
     times: list[list[float]] = [[] for _ in racing]
+    failed: dict[int, str] = {}
     rounds = -(-runs // TURN)
     for turn in range(rounds * len(racing)):
         number, place = divmod(turn, len(racing))
         i = (place + number) % len(racing)
+        if i in failed:
+            continue
         entrant, worker = racing[i]
         tell(f"{entrant.engine} ({entrant.pattern})", turn / (rounds * len(racing)))
         time.sleep(PAUSE_S)
-        times[i] += worker.times_ms(min(TURN, runs - number * TURN))
-    return times
+        try:
+            times[i] += worker.times_ms(min(TURN, runs - number * TURN))
+        except WorkerFailed as e:
+            if entrant.engine == "jettison":
+                raise _ours(entrant, e) from e
+            failed[i] = str(e)
+    return times, failed
 
 
 def timings(entrants: Sequence[Entrant], times: Sequence[Sequence[float]]) -> tuple[Timing, ...]:

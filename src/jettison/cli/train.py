@@ -95,13 +95,15 @@ def train(
     )  # fmt: skip
     how = make_method(method, epochs, decay, ramp_epochs)
     path = checkpoint or Path(f"{out}.jettison-checkpoint")
+    check_writable(path)
     with processes() as group:
         images = load(data, data_dir, size)
         net = _build(model, images, weights, seed).to(_device(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
         handle = _sparsify(net, pattern, how, include, exclude, remainder)
         tell = _teller(output, recipe) if group.is_first else None
-        history = fit(net, images, recipe, handle, master, path, resume, tell, group, output.live)
+        origin = {"network": model, "weights": weights and str(weights), "teacher": teacher and str(teacher)}
+        history = fit(net, images, recipe, handle, master, path, resume, tell, group, output.live, origin)
         if handle is not None:
             handle.finish()
         if group.is_first:

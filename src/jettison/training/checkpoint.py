@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from .data.cache import atomic
 from .recipe import Recipe
 
 VERSION = 1
+NOWHERE: Mapping[str, str | None] = MappingProxyType({})
 
 
 def write(path: Path, state: dict[str, Any], then: str = "") -> None:
@@ -45,19 +48,21 @@ def read(path: Path, kind: str, then: str, missing: str = "no such checkpoint") 
     return state
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], recipe: Recipe) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], recipe: Recipe, origin: Mapping[str, str | None] = NOWHERE) -> None:
     """Write `state` so that at any moment the file holds either the former or this epoch. Errors: CheckpointError."""
-    write(path, {"version": VERSION, "recipe": asdict(recipe), **state}, ", then resume")
+    write(path, {"version": VERSION, "recipe": asdict(recipe), "origin": dict(origin), **state}, ", then resume")
 
 
-def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """The state saved under the same recipe. Errors: CheckpointError (missing, corrupt, unsafe, other recipe)."""
+def load_checkpoint(path: Path, recipe: Recipe, origin: Mapping[str, str | None] = NOWHERE) -> dict[str, Any]:
+    """The state saved under the same recipe, for a run of the same data and network. Errors: CheckpointError (missing, corrupt, unsafe,
+    another run's)."""
     state = read(path, "a training run", "remove it to start anew")
     if state.get("version") != VERSION or "recipe" not in state:
         raise CheckpointError(f"{path}: not a checkpoint of this version of Jettison; remove it to start anew")
-    mine, theirs = asdict(recipe), {**asdict(Recipe()), **state["recipe"]}
-    other = [k for k in mine if k != "workers" and mine[k] != theirs[k]]
-    if other:
-        what = ", ".join(f"{k} {theirs[k]} (now {mine[k]})" for k in other)
-        raise CheckpointError(f"{path} was made with another recipe: {what}; use the same, or remove the file to start anew")
+    was, now = state.get("origin", dict(origin)), dict(origin)  # checkpoints from before do not say
+    for kind, theirs, mine in (("recipe", {**asdict(Recipe()), **state["recipe"]}, asdict(recipe)), ("run", was, now)):
+        other = [k for k in mine if k != "workers" and mine[k] != theirs.get(k)]
+        if other:
+            what = ", ".join(f"{k} {theirs.get(k)} (now {mine[k]})" for k in other)
+            raise CheckpointError(f"{path} was made with another {kind}: {what}; use the same, or remove the file to start anew")
     return state

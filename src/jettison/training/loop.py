@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,13 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     processes: Processes = Processes(),
     progress: bool = True,
+    origin: Mapping[str, str | None] | None = None,
 ) -> list[Epoch]:
     """Train `model` in place, on the device it stands on; returns one `Epoch` each.
 
     checkpoint: file written after every epoch. resume: continue from it if it is there; the
-    continued run is bit-identical to an uninterrupted one (CPU). The sparsifier is stepped, not finished.
+    continued run is bit-identical to an uninterrupted one (CPU). A checkpoint of other data, another recipe or another origin, whatever
+    that may say of the network, is refused. The sparsifier is stepped, not finished.
 
     Errors: TrainingError (loss not finite, or masks that differ between processes: the last good checkpoint stays),
     CheckpointError, DataError.
@@ -68,13 +70,14 @@ def fit(
     if teacher is None and recipe.distill > 0:
         raise TrainingError("recipe: distill needs a teacher network")
     run = _Run(model, data, recipe, sparsifier, teacher, processes)
+    about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **(origin or {})}
     if resume and checkpoint is not None and checkpoint.is_file():
-        run.restore(load_checkpoint(checkpoint, recipe), checkpoint)
+        run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
     with Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
         while len(run.history) < recipe.epochs:
             epoch = run.epoch(bar, checkpoint)
             if checkpoint is not None and processes.is_first:
-                save_checkpoint(checkpoint, run.state(), recipe)
+                save_checkpoint(checkpoint, run.state(), recipe, about)
             if on_epoch is not None and processes.is_first:
                 on_epoch(epoch)
     model.eval()
@@ -82,13 +85,15 @@ def fit(
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: DataSet, batch: int = 250, processes: Processes = Processes(), bf16: bool = False) -> float:
-    """Share of the test split that `model` classifies correctly. Leaves the model in evaluation mode."""
+def evaluate(
+    model: nn.Module, data: DataSet, batch: int = 250, processes: Processes = Processes(), bf16: bool = False, workers: int = 2
+) -> float:
+    """Share of the test split that `model` classifies correctly. Leaves the model in evaluation mode. workers: decode large images."""
     device = next(model.parameters()).device
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     with parametrize.cached():  # pruned weights are computed once, not for every batch
-        for x, y in test_batches(data, batch, Shard(processes.rank, processes.world)):
+        for x, y in test_batches(data, batch, Shard(processes.rank, processes.world), workers):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 scores = model(normalise(x.to(device), data))
             right += (scores.argmax(1) == y.to(device)).sum()
@@ -145,7 +150,7 @@ class _Run:
         if self.sparsifier is not None:
             self.sparsifier.advance(number + 1)
         self.processes.same_buffers(self.model)
-        accuracy = evaluate(self.model, self.data, max(250, self.recipe.batch), self.processes, self.recipe.bf16)
+        accuracy = evaluate(self.model, self.data, max(250, self.recipe.batch), self.processes, self.recipe.bf16, self.recipe.workers)
         sad = self.sparsifier.sad().total.fraction if self.sparsifier is not None else None
         sparsity = self.sparsifier.sparsity() if self.sparsifier is not None else None
         bar.epoch(accuracy, sad)

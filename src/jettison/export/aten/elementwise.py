@@ -12,6 +12,7 @@ from ..builder import Builder, Value
 from .call import Call, Function
 
 NO_ACT = {"act": "none", "alpha": 0.0}
+FAR = 16.0  # bounds of a clamp
 
 
 def act(name: str) -> Function:
@@ -48,8 +49,13 @@ def clamp(b: Builder, call: Call) -> Value:
 
 
 def _clamp(b: Builder, x: Value, low: float | None, high: float | None) -> Value:
-    """0 … 6 is relu6, 0 … ∞ relu; others are one of these, shifted and scaled."""
+    """0 … 6 is relu6, 0 … ∞ relu; others are one of these, shifted and scaled.
+
+    A shift by a large bound would leave few digits of x, so far around 0 both signs are clamped apart: min(x⁺, high) − min(x⁻, −low).
+    """
     low, high = -math.inf if low is None else low, math.inf if high is None else high
+    if low < 0 < high and any(FAR < bound < math.inf for bound in (-low, high)):
+        return _both(b, "add", _up_to(b, x, high, 1.0), _up_to(b, x, -low, -1.0), b.shape(x))
     if high == math.inf:
         return x if low == -math.inf else _shifted_relu(b, x, 1.0, low)
     if low == -math.inf:
@@ -60,6 +66,14 @@ def _clamp(b: Builder, x: Value, low: float | None, high: float | None) -> Value
         return per_axis(b, x, 0, 0.0, high)
     scale = 6 / (high - low)
     return per_axis(b, activate(b, per_axis(b, x, 0, scale, -low * scale), "relu6"), 0, 1 / scale, low)
+
+
+def _up_to(b: Builder, x: Value, bound: float, sign: float) -> Value:
+    """sign · min(relu(sign · x), bound)."""
+    if bound == math.inf:
+        return per_axis(b, activate(b, per_axis(b, x, 0, sign, 0.0), "relu"), 0, sign, 0.0)
+    scale = sign * 6 / bound
+    return per_axis(b, activate(b, per_axis(b, x, 0, scale, 0.0), "relu6"), 0, 1 / scale, 0.0)
 
 
 def _shifted_relu(b: Builder, x: Value, sign: float, bound: float) -> Value:
@@ -81,15 +95,15 @@ def per_axis(b: Builder, x: Value, axis: int, scale: Any, shift: Any) -> Value:
 
 def add(b: Builder, call: Call) -> Value:
     """aten.add: self + alpha · other."""
-    return _sum(b, call["self"], call["other"], 1.0, call.args.get("alpha", 1))
+    return _sum(b, call, call["self"], call["other"], 1.0, call.args.get("alpha", 1))
 
 
 def sub(b: Builder, call: Call) -> Value:
-    return _sum(b, call["self"], call["other"], 1.0, -call.args.get("alpha", 1))
+    return _sum(b, call, call["self"], call["other"], 1.0, -call.args.get("alpha", 1))
 
 
 def rsub(b: Builder, call: Call) -> Value:
-    return _sum(b, call["other"], call["self"], 1.0, -call.args.get("alpha", 1))
+    return _sum(b, call, call["other"], call["self"], 1.0, -call.args.get("alpha", 1))
 
 
 def neg(b: Builder, call: Call) -> Value:
@@ -99,7 +113,7 @@ def neg(b: Builder, call: Call) -> Value:
 def mul(b: Builder, call: Call) -> Value:
     x, y = call["self"], call["other"]
     if isinstance(x, Value) and isinstance(y, Value):
-        return _both(b, "mul", x, y)
+        return _both(b, "mul", x, y, call.shape)
     return _with_constant(b, x, y, 0.0) if isinstance(x, Value) else _with_constant(b, y, x, 0.0)
 
 
@@ -111,27 +125,25 @@ def div(b: Builder, call: Call) -> Value:
     return _with_constant(b, call.value("self"), 1.0 / _array(call["other"]), 0.0)
 
 
-def _sum(b: Builder, x: Any, y: Any, a: float, c: float) -> Value:
+def _sum(b: Builder, call: Call, x: Any, y: Any, a: float, c: float) -> Value:
     """a · x + c · y, of which at least one is computed."""
     if not isinstance(x, Value):
         x, y, a, c = y, x, c, a
     if not isinstance(y, Value):
         return _with_constant(b, x, a, c * _array(y))
     x, y = (v if factor == 1 else per_axis(b, v, 0, factor, 0.0) for v, factor in ((x, a), (y, c)))
-    return _both(b, "add", x, y)
+    return _both(b, "add", x, y, call.shape)
 
 
-def _both(b: Builder, kind: str, x: Value, y: Value) -> Value:
-    """A commutative op; the smaller operand is repeated along axes where it has size 1."""
-    x, y = b.expanded.get(x.name, x), b.expanded.get(y.name, y)
-    rank = max(len(x.axes), len(y.axes))
-    x, y = (b.view(v, (1,) * (rank - len(v.axes)) + b.shape(v)) for v in (x, y))
-    out = np.broadcast_shapes(b.shape(x), b.shape(y))
-    if b.shape(x) != out:
-        x, y = y, x
-    if b.shape(x) != out:
-        raise b.fail(f"{kind}: shapes {b.shape(x)} and {b.shape(y)} both need repeating; expand one of them first")
-    return Value(b.add(kind, [x.name, b.arrange(y, x.axes)], NO_ACT), x.axes)
+def _both(b: Builder, kind: str, x: Value, y: Value, shape: tuple[int, ...]) -> Value:
+    """A commutative op with a result of this shape; the smaller operand is repeated along axes where it has size 1. Of an
+    expanded operand what was expanded is taken, where that is enough."""
+    x, y = (b.view(v, (1,) * (len(shape) - len(v.axes)) + b.shape(v)) for v in (x, y))
+    pairs = [(x, b.expanded.get(y.name, y)), (y, b.expanded.get(x.name, x))]
+    for larger, smaller in sorted(pairs, key=lambda pair: pair[0].name in b.expanded):
+        if b.shape(larger) == shape:
+            return Value(b.add(kind, [larger.name, b.arrange(smaller, larger.axes)], NO_ACT), larger.axes)
+    raise b.fail(f"{kind}: shapes {b.shape(x)} and {b.shape(y)} both need repeating; expand one of them first")
 
 
 def _array(given: Any) -> np.ndarray:

@@ -111,8 +111,11 @@ class _Decoding(Dataset):
 
 def _decoded(split: Split, parts: list[Tensor], data: DataSet, seed: int | None, workers: int) -> Iterator[Batch]:
     view = _Decoding(split.images, split.labels, data.size, data.flip, seed)  # type: ignore[arg-type]
-    for x, y in DataLoader(view, batch_sampler=[p.tolist() for p in parts], num_workers=workers):
-        yield x.permute(0, 3, 1, 2), y
+    try:
+        for x, y in DataLoader(view, batch_sampler=[p.tolist() for p in parts], num_workers=workers):
+            yield x.permute(0, 3, 1, 2), y
+    except DataError as e:  # from a worker process it comes with that one's traceback as its text
+        raise DataError(str(e).rstrip().rpartition("DataError: ")[2]) from e
 
 
 def centre_crop(image: np.ndarray, size: int) -> np.ndarray:

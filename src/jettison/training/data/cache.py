@@ -31,7 +31,7 @@ def cached_array(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     path = cache_folder() / f"{key}.npy"
     try:
         return np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         pass
     array = make()
     try:

@@ -1,6 +1,6 @@
 """Any folder of class folders: `train/CLASS/*.jpg` with `test/` or `val/` beside it, or `CLASS/*.jpg` alone.
 
-Without split folders every fifth image of a class, in the order of names, is a test image.
+Without test images of their own every fifth image of a class, in the order of names, is one.
 Classes are numbered in the sorted order of their folders' names.
 """
 
@@ -18,14 +18,14 @@ from .dataset import Raw, Split
 from .parquet import SMALL_SIDE, decode
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-TEST = ("test", "val", "validation")
+TEST = ("test", "val", "valid", "validation")
 
 
 def read_folder(root: Path) -> Raw:
     """Errors: DataError when there are no images, or the splits' classes differ."""
     test = next((root / t for t in TEST if (root / t).is_dir()), None)
     if test is None:
-        files = _files(root)
+        files = _files(_all_of(root))
         held_out = {c: fs[4::5] for c, fs in files.items()}
         kept = {c: [f for i, f in enumerate(fs) if i % 5 != 4] for c, fs in files.items()}
         if not any(held_out.values()):
@@ -38,6 +38,17 @@ def read_folder(root: Path) -> Raw:
     if unknown := sorted(set(held_out) - set(kept)):
         raise DataError(f"{test}: classes {', '.join(unknown)} are not in {root / 'train'}; the class folders must agree")
     return Raw(_split(root, kept), _split(root, {c: held_out.get(c, []) for c in kept}), list(kept))
+
+
+def _all_of(root: Path) -> Path:
+    """Where the class folders are: in `root`, or in its `train`, unless that is a class. Errors: DataError for a folder of unknown use."""
+    train = root / "train"
+    if not train.is_dir() or any(f.suffix.lower() in SUFFIXES for f in train.iterdir()):
+        return root
+    others = sorted(d.name for d in root.iterdir() if d.is_dir() and d != train and not d.name.startswith("."))
+    if others:
+        raise DataError(f"{root}: beside train/ there is {', '.join(others)}/; call the test images' folder one of {', '.join(TEST)}")
+    return train
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def _read_split(files: list[Path]) -> Split:
         raise DataError(f"{files[0]}: no rows")
     if labels.min() < 0:
         raise DataError(f"{files[0]}: label {labels.min()} is negative: this split is published without its labels; use another one")
-    first = decode(next(_blobs(files[:1], column)), f"{files[0]}, row 0")
+    first = decode(next(_blobs(files, column)), f"{files[0].parent}, row 0")
     key = digest(files)
     if max(first.shape[:2]) <= SMALL_SIDE:
         with suppress(_MixedSizes):
@@ -136,11 +137,23 @@ def _arrow_file(files: list[Path], column: str, key: str) -> Path:
     return path
 
 
-def _blobs(files: list[Path], column: str) -> Any:
+def _blobs(files: list[Path], column: str) -> Iterator[bytes | None]:
+    """Every image's bytes, in order. Errors: DataError."""
     for f in files:
-        for batch in _open(f).iter_batches(batch_size=256, columns=[column]):
+        batches = _open(f).iter_batches(batch_size=256, columns=[column])
+        while (batch := _next(batches, f)) is not None:
             for value in batch.column(0).to_pylist():
                 yield value["bytes"] if isinstance(value, dict) else value
+
+
+def _next(batches: Iterator[Any], path: Path) -> Any:
+    """None at the end. Errors: DataError."""
+    import pyarrow as pa
+
+    try:
+        return next(batches, None)
+    except (OSError, pa.ArrowException) as e:
+        raise _corrupt(path, e) from e
 
 
 def _open(path: Path) -> Any:
@@ -152,7 +165,11 @@ def _open(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (OSError, pa.ArrowException) as e:
-        raise DataError(f"{path}: truncated or corrupt parquet ({e}); fetch the file again") from e
+        raise _corrupt(path, e) from e
+
+
+def _corrupt(path: Path, e: Exception) -> DataError:
+    return DataError(f"{path}: truncated or corrupt parquet ({e}); fetch the file again")
 
 
 def _table(path: Path, columns: list[str]) -> Any:
@@ -161,7 +178,7 @@ def _table(path: Path, columns: list[str]) -> Any:
     try:
         return _open(path).read(columns=columns)
     except (OSError, pa.ArrowException) as e:
-        raise DataError(f"{path}: truncated or corrupt parquet ({e}); fetch the file again") from e
+        raise _corrupt(path, e) from e
 
 
 def _columns(path: Path) -> tuple[str, str]:
