@@ -63,9 +63,7 @@ def over_time(result: dict[str, Any], path: Path) -> None:
         ms = sorted(networks)
         means = [mean(networks[x]) for x in ms]
         around = [[m - min(networks[x]) for x, m in zip(ms, means)], [max(networks[x]) - m for x, m in zip(ms, means)]]
-        ax.errorbar(
-            ms, means, around, marker="o", capsize=3, label=f"{case} (dense)" if case == "width" else case, color=COLOURS[case], alpha=0.8
-        )
+        ax.errorbar(ms, means, around, marker="o", capsize=3, label=LABELS.get(case, case), color=COLOURS[case], alpha=0.8)
     start = 100 * result["budget"][0]["start"]["accuracy"]
     ax.plot([result["times"]["dense"]["median_ms"]], [start], "k*", label="dense, where all start")
     images = f", {result['images']} images" if result["images"] else ""
