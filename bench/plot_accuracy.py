@@ -23,10 +23,9 @@ from matplotlib.ticker import MaxNLocator
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 FIGURES = ROOT / "docs" / "img"
-METHODS = {"asp": "tab:green", "ste": "tab:olive", "srste": "tab:blue", "maxq": "tab:orange"}
 BUDGETS = {"uniform": "tab:blue", "latency": "tab:orange", "macs": "tab:green"}
 LABELS = {"width": "width (dense)"}
-COLOURS = METHODS | BUDGETS | {"width": "tab:red"}
+COLOURS = {"asp": "tab:green", "ste": "tab:olive", "srste": "tab:blue", "maxq": "tab:orange", "width": "tab:red"} | BUDGETS
 COLUMNS = (("accuracy", "accuracy, %"), ("sad", "SAD in the epoch, % of positions"), ("sparsity", "pruned weights, %"))
 
 
@@ -34,21 +33,21 @@ def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     for path in sorted(RESULTS.glob("accuracy_*.json")):
         result = json.loads(path.read_text())
-        by_pattern = grouped(r for r in result["runs"] if r["pattern"] != "dense")
+        by_pattern = grouped((r["pattern"], r) for r in result["runs"] if r["pattern"] != "dense")
         curves(by_pattern, f"{result['model']} on {result['data']}", FIGURES / f"{path.stem}.svg")
     for path in sorted(RESULTS.glob("budget_*.json")):
         result = json.loads(path.read_text())
         if result["budget"]:  # else only times are measured
             over_time(result, FIGURES / f"{path.stem}.svg")
-            by_share = grouped({"pattern": f"{r['kept']:g} kept", **r} for r in result["budget"] if r["case"] in BUDGETS)
+            by_share = grouped((f"{r['kept']:g} kept", r) for r in result["budget"] if r["case"] in BUDGETS)
             curves(by_share, f"{result['model']}, N layer by layer", FIGURES / f"{path.stem}_epochs.svg")
 
 
-def grouped(runs: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Runs by their pattern."""
+def grouped(runs: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs by what stands before them."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        found.setdefault(run["pattern"], []).append(run)
+    for key, run in runs:
+        found.setdefault(key, []).append(run)
     return found
 
 

@@ -256,7 +256,9 @@ def budget(results: dict[str, dict[str, Any]]) -> str:
 
 def _of_seeds(values: list[float]) -> str:
     """Mean ± standard deviation, and of how many."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f} ({len(values)} seeds)" if len(values) > 1 else "")
+    if len(values) == 1:
+        return percent({"accuracy_percent": values[0], "spread": None})
+    return percent({"accuracy_percent": mean(values), "spread": stdev(values)}) + f" ({len(values)} seeds)"
 
 
 def waterline(results: dict[str, dict[str, Any]]) -> str:

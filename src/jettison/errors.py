@@ -45,6 +45,11 @@ class TrainingError(JettisonError):
     """Training cannot go on (the loss is not finite, ranks disagree)."""
 
 
+def no_effect(option: str, needs: str) -> TrainingError:
+    """Of an option, as it is written, that nothing would heed."""
+    return TrainingError(f"{option} has no effect without {needs}; leave it out or add that")
+
+
 class InputError(JettisonError):
     """An array given to `Session.run` has the wrong shape or dtype, or an option a value that it cannot have."""
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from . import budget
-from .errors import CheckpointError, MissingExtra, TrainingError
+from .errors import CheckpointError, MissingExtra, TrainingError, no_effect
 from .export import export
 from .formats import Format, parse
 from .methods import METHODS, make_method, sparsify_
@@ -83,7 +83,7 @@ class Search:
             raise TrainingError("a search needs --tune and a method out of srste, maxq, ste and asp")
         budget.check(self.kept, self.cost, parse(self.pattern))
         if self.kept is None and self.cost != "macs":
-            raise TrainingError(f"--budget {self.cost} has no effect without --kept; leave it out or add that")
+            raise no_effect(f"--budget {self.cost}", "--kept")
         self.method_of(dict.fromkeys(self.tune, 0.0))  # a setting that the method does not have
 
     def method_of(self, values: Mapping[str, float]) -> Any:

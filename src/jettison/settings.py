@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from . import budget, ptq
-from .errors import ModelError, PatternError, QuantizationError, TrainingError
+from .errors import ModelError, PatternError, QuantizationError, TrainingError, no_effect
 from .formats import NM, Block, Dense, Format, parse
 from .methods import Method, Select, make_method
 from .methods.select import REMAINDERS
@@ -125,9 +125,7 @@ class Settings:
             ("ramp_epochs", "--method maxq", not tables),
         ):
             if getattr(self, name) != DEFAULTS[name] and not there:
-                raise TrainingError(
-                    f"--{OPTIONS.get(name, name.replace('_', '-'))} has no effect without {needs}; leave it out or add that"
-                )
+                raise no_effect(f"--{OPTIONS.get(name, name.replace('_', '-'))}", needs)
 
     def _check_classes(self) -> None:
         """Errors: PatternError, TrainingError for settings that only make sense together."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import TrainingError
+from ..errors import TrainingError, no_effect
 from .tables import Json, Output, check_writable
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _check_effects(pattern: str, teacher: Path | None, options: dict[str, Any]) 
     for name, value in options.items():
         needs, there = ("--teacher", teacher is not None) if name == "distill" else ("--pattern", pattern != DENSE)
         if value != signature(train).parameters[name].default and not there:
-            raise TrainingError(f"--{name.replace('_', '-')} has no effect without {needs}; leave it out or add that")
+            raise no_effect(f"--{name.replace('_', '-')}", needs)
 
 
 def _build(name: str, images: DataSet, weights: Path | None, seed: int) -> Any:

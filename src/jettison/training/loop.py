@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import CheckpointError, DataError, TrainingError
 from ..methods import Sparsifier
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import NOWHERE, load_checkpoint, save_checkpoint
 from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .distributed import Processes
 from .progress import Bar
@@ -54,7 +54,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     processes: Processes = Processes(),
     progress: bool = True,
-    origin: Mapping[str, str | None] | None = None,
+    origin: Mapping[str, str | None] = NOWHERE,
 ) -> list[Epoch]:
     """Train `model` in place, on the device it stands on; returns one `Epoch` each.
 
@@ -70,7 +70,7 @@ def fit(
     if teacher is None and recipe.distill > 0:
         raise TrainingError("recipe: distill needs a teacher network")
     run = _Run(model, data, recipe, sparsifier, teacher, processes)
-    about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **(origin or {})}
+    about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
         run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
     with Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
