@@ -59,6 +59,7 @@ def main() -> None:
     found = compare(entrants, inputs, processors(args.threads), args.runs)
     sweep = {
         "rows": [asdict(r) for r in found.rows], "absent": [asdict(a) for a in found.absent], "errors": list(found.errors),
+        "quiet": [q and asdict(q) for q in found.quiet],
         "left": {pattern: left(file.load(path)) for pattern, path in paths.items()},
     }  # fmt: skip
     sizes = json.loads((args.state / f"{args.element}-files.json").read_text())
@@ -72,8 +73,9 @@ def main() -> None:
         **provenance(),
     }
     replace(ROOT / "bench" / "results" / f"density_{MODEL}_{args.element}.json", (json.dumps(result, indent=1) + "\n").encode())
-    for row in found.rows:
-        print(f"{row.engine:12} {row.pattern:16} {row.median_ms:7.3f} ms ({row.p10_ms:.3f} – {row.p90_ms:.3f})")
+    for row, still in zip(found.rows, found.quiet):
+        undisturbed = f"undisturbed {still.median_ms:7.3f} ms, {still.runs} runs, of best {still.of_best}" if still else "never undisturbed"
+        print(f"{row.engine:12} {row.pattern:16} {row.median_ms:7.3f} ms ({row.p10_ms:.3f} – {row.p90_ms:.3f})  {undisturbed}")
 
 
 def left(graph: Graph) -> dict[str, float]:

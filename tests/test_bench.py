@@ -13,9 +13,10 @@ import pytest
 from graphs import small
 from jettison import file, reference
 from jettison.bench import Entrant, compare, processors, provenance
-from jettison.bench.comparison import TURN, relative_error, timings
+from jettison.bench.comparison import TURN, quiet_timings, relative_error, timings
 from jettison.bench.pipe import receive, send
 from jettison.bench.process import Worker, WorkerFailed
+from jettison.bench.quiet import quiet
 from jettison.bench.target import densified, networks, pattern_of, random_graph, random_inputs
 from jettison.errors import FileError, InputError, KernelError, MissingExtra, VerificationError
 from jettison.formats import NM, Dense
@@ -64,6 +65,7 @@ def test_engines_are_timed_as_often_as_asked_and_agree(saved):
     assert all(0 < r.p10_ms <= r.median_ms <= r.p90_ms for r in result.rows)
     assert max(result.errors) <= 1e-5
     assert not result.absent
+    assert all(q is None or (q.engine == r.engine and q.runs <= r.runs) for q, r in zip(result.quiet, result.rows, strict=True))
     assert 0 <= min(told) <= max(told) <= 1
 
 
@@ -74,6 +76,23 @@ def test_the_ratio_to_the_best_other_engine_is_taken_round_by_round():
     rows = timings(engines, [[3 * v for v in slow], [4 * v for v in slow], [6 * v for v in slow]])
     assert [r.of_best for r in rows] == [(0.75, 0.75, 0.75), (1.0, 1.0, 1.0), (1.5, 1.5, 1.5)]
     assert timings(engines[:1], [slow])[0].of_best is None
+
+
+def test_turns_beside_a_busy_neighbour_are_told_from_the_others():
+    """Two processors, six turns; the second is slow before turn 2 and after it, the first between turns 4 and 5."""
+    probes = [[1.0, 2.0], [1.05, 2.1], [1.0, 3.0], [1.0, 2.9], [1.0, 2.0], [1.4, 2.0], [1.0, 2.0]]
+    assert quiet(probes) == [True, False, False, False, False, False]
+    assert quiet([[0.3], [0.3], [0.31]]) == [True, True]
+
+
+def test_the_undisturbed_ratio_is_of_rounds_in_which_neither_was_disturbed():
+    """Three rounds; the neighbour slows one engine more than the other."""
+    engines = [Entrant(e, "f32", "dense", Path(), "w") for e in ("jettison", "openvino")]
+    times = [[3.0] * TURN + [4.0] * TURN + [9.0] * 2, [6.0] * TURN + [6.0] * TURN + [9.0] * 2]
+    ours, other = quiet_timings(engines, times, [[True, True, False], [True, False, True]])
+    assert (ours.median_ms, ours.runs, ours.of_best) == (3.5, 2 * TURN, (0.5, 0.5, 0.5))
+    assert (other.median_ms, other.runs) == (6.0, TURN + 2)
+    assert quiet_timings(engines, times, [[False] * 3, [True] * 3])[0] is None
 
 
 def test_an_engine_that_cannot_run_is_named_with_the_reason(saved):

@@ -173,6 +173,7 @@ def test_bench_writes_the_promised_json(call, saved, tmp_path):
     data = json.loads((tmp_path / "b.json").read_text())
     keys = {"engine", "element", "pattern", "median_ms", "p10_ms", "p90_ms", "runs", "of_best"}
     assert [set(row) for row in data["rows"]] == [keys, keys]
+    assert [row is None or set(row) == keys for row in data["quiet"]] == [True, True]
     assert [(r["engine"], r["element"], r["pattern"], r["runs"]) for r in data["rows"]] == [
         ("jettison", "f32", "dense", 2),
         ("jettison", "f32", "2:4", 2),

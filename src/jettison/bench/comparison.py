@@ -2,7 +2,8 @@
 
 Each entrant has a process of its own. They take turns of a few runs with a pause before each, so that
 threads which spin after their last run have gone to sleep; the order shifts by one every round.
-Whatever changes over time (clock, neighbours) then meets all alike.
+Whatever changes over time (clock, neighbours) then meets all alike, and a probe between the turns tells which
+of them neighbours disturbed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..graph import Graph
 from ..peers import ENGINES
 from ..runtime import spread_ms
 from .process import Worker, WorkerFailed
+from .quiet import Probe, quiet
 
 TURN = 5  # runs of one entrant before the next has its turn
 PAUSE_S = 0.2
@@ -72,11 +74,17 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`errors`: by entrant's place in `rows`, largest difference to the reference over its largest output."""
+    """All by the entrant's place in `rows`, but `absent`.
+
+    errors: largest difference to the reference over its largest output.
+    quiet: the same from undisturbed turns alone (bench/quiet.py; of_best from rounds in which that engine was undisturbed too);
+    None of an entrant without any.
+    """
 
     rows: tuple[Timing, ...]
     absent: tuple[Absent, ...]
     errors: tuple[float, ...]
+    quiet: tuple[Timing | None, ...]
 
 
 def compare(
@@ -107,10 +115,12 @@ def compare(
             raise MissingExtra("; ".join(f"{a.engine}: {a.reason}" for a in absent) or "there is nothing to measure")
         tell("checking the outputs", 0.0)
         errors = _check(racing, inputs)
-        times, failed = _turns(racing, runs, tell)
+        times, still, failed = _turns(racing, cpus, runs, tell)
     absent += [Absent(e.engine, e.element, e.pattern, failed[i]) for i, (e, _) in enumerate(racing) if i in failed]
     left = [i for i in range(len(racing)) if i not in failed]
-    return Comparison(timings([racing[i][0] for i in left], [times[i] for i in left]), tuple(absent), tuple(errors[i] for i in left))
+    named, measured = [racing[i][0] for i in left], [times[i] for i in left]
+    rows = timings(named, measured)
+    return Comparison(rows, tuple(absent), tuple(errors[i] for i in left), quiet_timings(named, measured, [still[i] for i in left]))
 
 
 def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], isa: str | None) -> Worker:
@@ -167,11 +177,12 @@ def relative_error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> flo
 
 
 def _turns(
-    racing: Sequence[tuple[Entrant, Worker]], runs: int, tell: Callable[[str, float], None]
-) -> tuple[list[list[float]], dict[int, str]]:
-    """Milliseconds of every run; and of entrants that failed on the way, by place, why."""
+    racing: Sequence[tuple[Entrant, Worker]], cpus: Sequence[int], runs: int, tell: Callable[[str, float], None]
+) -> tuple[list[list[float]], list[list[bool]], dict[int, str]]:
+    """Milliseconds of every run; which turns were quiet; and of entrants that failed on the way, by place, why."""
     times: list[list[float]] = [[] for _ in racing]
     failed: dict[int, str] = {}
+    probe, probes, whose = Probe(cpus), [], []
     rounds = -(-runs // TURN)
     for turn in range(rounds * len(racing)):
         number, place = divmod(turn, len(racing))
@@ -181,24 +192,44 @@ def _turns(
         entrant, worker = racing[i]
         tell(f"{entrant.engine} ({entrant.pattern})", turn / (rounds * len(racing)))
         time.sleep(PAUSE_S)
+        probes.append(probe.times_ms())
+        whose.append(i)
         try:
             times[i] += worker.times_ms(min(TURN, runs - number * TURN))
         except WorkerFailed as e:
             if entrant.engine == "jettison":
                 raise _ours(entrant, e) from e
             failed[i] = str(e)
-    return times, failed
+    time.sleep(PAUSE_S)
+    probes.append(probe.times_ms())
+    still: list[list[bool]] = [[] for _ in racing]
+    for i, undisturbed in zip(whose, quiet(probes)):
+        still[i].append(undisturbed)
+    return times, still, failed
 
 
 def timings(entrants: Sequence[Entrant], times: Sequence[Sequence[float]]) -> tuple[Timing, ...]:
     """times: milliseconds of every run of every entrant, TURN of them from each round."""
-    rounds = [[median(ms[i : i + TURN]) for i in range(0, len(ms), TURN)] for ms in times]
+    every = [[True] * len(ms) for ms in times]
+    return tuple(row for row in quiet_timings(entrants, times, every) if row is not None)
+
+
+def quiet_timings(
+    entrants: Sequence[Entrant], times: Sequence[Sequence[float]], still: Sequence[Sequence[bool]]
+) -> tuple[Timing | None, ...]:
+    """Of the turns alone that were undisturbed; still: by entrant and round, was it? None for an entrant without any."""
+    turns = [[ms[i : i + TURN] for i in range(0, len(ms), TURN)] for ms in times]
     others = [i for i, e in enumerate(entrants) if e.engine != "jettison"]
-    best = rounds[min(others, key=lambda i: median(times[i]))] if others else None
-    rows = []
-    for entrant, ms, mine in zip(entrants, times, rounds):
-        ratio = spread_of([a / b for a, b in zip(mine, best)]) if best else None
-        rows.append(Timing(entrant.engine, entrant.element, entrant.pattern, *spread_of(ms), len(ms), ratio))
+    best = min(others, key=lambda i: median(times[i])) if others else None
+    rows: list[Timing | None] = []
+    for i, entrant in enumerate(entrants):
+        ms = [t for turn, undisturbed in zip(turns[i], still[i]) if undisturbed for t in turn]
+        ratios = []
+        if best is not None:
+            both = zip(turns[i], still[i], turns[best], still[best])
+            ratios = [median(mine) / median(other) for mine, a, other, b in both if a and b]
+        ratio = spread_of(ratios) if ratios else None
+        rows.append(Timing(entrant.engine, entrant.element, entrant.pattern, *spread_of(ms), len(ms), ratio) if ms else None)
     return tuple(rows)
 
 

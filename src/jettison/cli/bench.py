@@ -125,13 +125,27 @@ def _show(output: Output, result: Comparison, title: str) -> None:
             interval(r.median_ms, r.p10_ms, r.p90_ms),
             f"{ours / r.median_ms:.2f}×" if ours else "",
             interval(*r.of_best) if r.of_best else "",
+            f"{q.median_ms:.3f}" if q else "never",
+            f"{q.of_best[0]:.3f}" if q and q.of_best else "",
             f"{e:.0e}",
         )
-        for r, e in zip(result.rows, result.errors)
+        for r, q, e in zip(result.rows, result.quiet, result.errors)
     ]
-    columns = ("engine", "element", "pattern", ">median ms (p10 – p90)", ">vs our dense", ">time / best other", ">error")
+    columns = (
+        "engine",
+        "element",
+        "pattern",
+        ">median ms (p10 – p90)",
+        ">vs our dense",
+        ">time / best other",
+        ">undisturbed ms",
+        ">/ best other",
+        ">error",
+    )
+    undisturbed = sum(q.runs for q in result.quiet if q) / sum(r.runs for r in result.rows)
     note = (
         f"{result.rows[0].runs} runs each, in turns; time / best other: over the fastest other engine, round by round; "
+        f"undisturbed: the {undisturbed:.0%} of the runs in which no other program or machine took a part of these cores; "
         "error: largest difference to the reference over its largest output"
     )
     output.table(title, columns, rows, note)
@@ -146,6 +160,7 @@ def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any
         "rows": [asdict(r) for r in result.rows],
         "absent": [asdict(a) for a in result.absent],
         "errors": list(result.errors),
+        "quiet": [q and asdict(q) for q in result.quiet],
         "model": target,
         "inputs": [list(x.shape) for x in inputs],
         "batch": batch,
