@@ -40,6 +40,7 @@ def main() -> None:
     p.add_argument("--element", choices=("f32", "int8"), default="int8")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--runs", type=int, default=30)
+    p.add_argument("--patience", type=float, default=0.0, help="seconds to wait before each turn, at most, for undisturbed cores")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "density")
     args = p.parse_args()
     paths = {pattern: args.state / f"{args.element}-{i}.jettison" for i, pattern in enumerate(("dense", *PATTERNS))}
@@ -56,7 +57,7 @@ def main() -> None:
         for engine in ("jettison", *(ENGINES if pattern == "dense" else ()))
     ]
     inputs = random_inputs(file.load(paths["dense"]), 1, seed=0)
-    found = compare(entrants, inputs, processors(args.threads), args.runs)
+    found = compare(entrants, inputs, processors(args.threads), args.runs, patience_s=args.patience)
     sweep = {
         "rows": [asdict(r) for r in found.rows], "absent": [asdict(a) for a in found.absent], "errors": list(found.errors),
         "quiet": [q and asdict(q) for q in found.quiet],

@@ -23,7 +23,7 @@ from ..graph import Graph
 from ..peers import ENGINES
 from ..runtime import spread_ms
 from .process import Worker, WorkerFailed
-from .quiet import Probe, quiet
+from .quiet import Probe
 
 TURN = 5  # runs of one entrant before the next has its turn
 PAUSE_S = 0.2
@@ -94,11 +94,13 @@ def compare(
     runs: int = 60,
     tell: Callable[[str, float], None] = lambda what, done: None,
     isa: str | None = None,
+    patience_s: float = 0.0,
 ) -> Comparison:
     """Time every entrant `runs` times with one thread per processor in `cpus`.
 
     tell: called with what is being done and the finished share, 0 … 1.
     isa: limit all to this instruction set; engines that have no such switch are absent.
+    patience_s: wait up to so long before each turn for processors that no neighbour disturbs.
     Errors: VerificationError (outputs disagree), KernelError (Jettison itself fails),
     MissingExtra (no entrant can run).
     """
@@ -115,7 +117,7 @@ def compare(
             raise MissingExtra("; ".join(f"{a.engine}: {a.reason}" for a in absent) or "there is nothing to measure")
         tell("checking the outputs", 0.0)
         errors = _check(racing, inputs)
-        times, still, failed = _turns(racing, cpus, runs, tell)
+        times, still, failed = _turns(racing, Probe(cpus), runs, tell, patience_s)
     absent += [Absent(e.engine, e.element, e.pattern, failed[i]) for i, (e, _) in enumerate(racing) if i in failed]
     left = [i for i in range(len(racing)) if i not in failed]
     named, measured = [racing[i][0] for i in left], [times[i] for i in left]
@@ -177,12 +179,12 @@ def relative_error(got: Sequence[np.ndarray], want: Sequence[np.ndarray]) -> flo
 
 
 def _turns(
-    racing: Sequence[tuple[Entrant, Worker]], cpus: Sequence[int], runs: int, tell: Callable[[str, float], None]
+    racing: Sequence[tuple[Entrant, Worker]], probe: Probe, runs: int, tell: Callable[[str, float], None], patience_s: float
 ) -> tuple[list[list[float]], list[list[bool]], dict[int, str]]:
     """Milliseconds of every run; which turns were quiet; and of entrants that failed on the way, by place, why."""
     times: list[list[float]] = [[] for _ in racing]
     failed: dict[int, str] = {}
-    probe, probes, whose = Probe(cpus), [], []
+    before, after, whose = [], [], []
     rounds = -(-runs // TURN)
     for turn in range(rounds * len(racing)):
         number, place = divmod(turn, len(racing))
@@ -191,8 +193,9 @@ def _turns(
             continue
         entrant, worker = racing[i]
         tell(f"{entrant.engine} ({entrant.pattern})", turn / (rounds * len(racing)))
-        time.sleep(PAUSE_S)
-        probes.append(probe.times_ms())
+        time.sleep(PAUSE_S)  # threads of the former turn have gone to sleep
+        after.append(probe.look())
+        before.append(probe.wait(patience_s))
         whose.append(i)
         try:
             times[i] += worker.times_ms(min(TURN, runs - number * TURN))
@@ -201,9 +204,9 @@ def _turns(
                 raise _ours(entrant, e) from e
             failed[i] = str(e)
     time.sleep(PAUSE_S)
-    probes.append(probe.times_ms())
+    after.append(probe.look())
     still: list[list[bool]] = [[] for _ in racing]
-    for i, undisturbed in zip(whose, quiet(probes)):
+    for i, undisturbed in zip(whose, probe.quiet(before, after[1:])):
         still[i].append(undisturbed)
     return times, still, failed
 

@@ -14,21 +14,41 @@ import numpy as np
 
 from .process import pinned
 
-SLOWER = 1.1  # a processor is disturbed that takes this many times as long as it did in its best moments
-BEST = 10  # percentile of all times: the best moments
+SLOWER = 1.1  # a processor is disturbed that takes this many times as long as it did in its best moment
 BYTES, SWEEPS, REPEATS = 192 * 1024, 30, 5  # read from the second-level cache: 1 to 2 ms in all
+PAUSE_S = 0.05  # between two looks while waiting
 
 
 class Probe:
-    """times_ms() before the first turn, and after each one; `quiet` then says which turns were undisturbed."""
+    """`wait` before each turn and `look` after it; `quiet` then says which turns were undisturbed."""
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = list(cpus)
         self._data = np.ones(BYTES // 4, np.float32)
+        self._best = [float("inf")] * len(self._cpus)
 
-    def times_ms(self) -> list[float]:
-        """One time for each processor: the median of REPEATS."""
-        return [self._time(cpu) for cpu in self._cpus]
+    def look(self) -> list[float]:
+        """Milliseconds on each processor, the median of REPEATS."""
+        times = [self._time(cpu) for cpu in self._cpus]
+        self._best = [min(pair) for pair in zip(self._best, times)]
+        return times
+
+    def wait(self, seconds: float) -> list[float]:
+        """Look until no processor is disturbed, or so many seconds have passed; the last look."""
+        end = time.perf_counter() + seconds
+        while True:
+            times = self.look()
+            if self.undisturbed(times) or time.perf_counter() >= end:
+                return times
+            time.sleep(PAUSE_S)
+
+    def undisturbed(self, times: Sequence[float]) -> bool:
+        """None is slower than in its best moment so far."""
+        return all(ms <= SLOWER * best for ms, best in zip(times, self._best))
+
+    def quiet(self, before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> list[bool]:
+        """Of looks before and after each turn: was it undisturbed?"""
+        return [self.undisturbed(a) and self.undisturbed(b) for a, b in zip(before, after)]
 
     def _time(self, cpu: int) -> float:
         with pinned([cpu]):
@@ -39,10 +59,3 @@ class Probe:
                     self._data.sum()
                 times.append((time.perf_counter_ns() - start) / 1e6)
         return float(np.median(times))
-
-
-def quiet(probes: Sequence[Sequence[float]]) -> list[bool]:
-    """Of T + 1 probes (times of every processor) around T turns: was turn t quiet, on all processors, before and after it?"""
-    times = np.asarray(probes)
-    still = (times <= SLOWER * np.percentile(times, BEST, axis=0)).all(axis=1)
-    return [bool(b) for b in still[:-1] & still[1:]]

@@ -38,6 +38,9 @@ def bench(
     isa: Annotated[
         str | None, typer.Option(help="Limit all engines to an instruction set, such as avx2; those without such a switch stay out.")
     ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait before a turn, at most, for cores that no neighbour disturbs.", min=0)
+    ] = 0.0,
     json: Json = None,
 ) -> None:
     """Time a network against other engines on this machine.
@@ -75,7 +78,7 @@ def bench(
         if engines and all(network.pattern != "dense" for network in found):
             raise InputError(f"{target} holds table look-ups, which other engines cannot run; write --against none")
         inputs = random_inputs(found[0].graph, batch, seed)
-        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell, isa)
+        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell, isa, patience)
     _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads" + (f", {isa}" if isa else ""))
     output.save(_json(result, target, batch, len(cpus), inputs, isa))
 
