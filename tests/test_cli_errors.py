@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from command import files
+from graphs import small
 from jettison import cli, file
 from jettison.cli import VERBS
 
@@ -122,6 +123,17 @@ def test_damaged_files_are_refused(call, saved, verb, damage):
     assert result.code == 2
     assert result.err.count("\n") == 1 and str(saved) in result.err
     assert result.out == ""
+
+
+@pytest.mark.parametrize("verb", [("eval", "--data", "digits"), ("waterline", "--no-times", "--machine", "epyc-zen4")])
+@pytest.mark.parametrize(
+    "note", [{"mean": 0.5}, {"mean": [True]}, {"std": [0.0]}, {"classes": 10}, {"settings": "x"}, {"settings": {"classes": [1]}}]
+)
+def test_notes_of_another_kind_are_refused(call, tmp_path, verb, note):
+    path = tmp_path / "noted.jettison"
+    file.save(small(), path, note)
+    result = call(verb[0], path, *verb[1:])
+    assert result.code == 2 and f"its note {next(iter(note))!r} is not a " in result.err and result.err.count("\n") == 1
 
 
 def test_weights_that_do_not_fit_are_listed(call, net, tmp_path):

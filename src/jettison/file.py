@@ -40,7 +40,8 @@ def save(graph: Graph, path: str | Path, meta: Mapping[str, Any] | None = None) 
     """Write `graph` and `meta` to `path`; a reader sees the old file or the new one, never a part.
 
     meta: anything that JSON holds, for people and tools: class names, input mean and standard
-    deviation, accuracy, recipe. The network runs without it.
+    deviation, accuracy, recipe. The network runs without it; `jettison eval` reads mean, std, classes
+    and settings as `jettison compress` writes them.
 
     Errors: GraphError, FormatError (the graph is not legal), FileError (weights not finite, meta
     not JSON, disk full, no permission).

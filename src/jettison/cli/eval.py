@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..graph import Graph
     from ..runtime import Session
     from ..training.data import DataSet
+    from .noted import Noted
 
 
 def eval(
@@ -97,38 +98,37 @@ def session_score(session: Session, data: DataSet, batch: int, tell: Callable[[s
 
 
 def _run_file(target: str, name: str, data_dir: Path | None, size: int | None, batch: int, threads: int, tell: Any) -> Score:
-    from ..file import load_meta
     from ..runtime import Session
     from ..training.data import load
+    from .noted import read
 
     if not target.endswith(".jettison") and not Path(target).is_file():
         raise CheckpointError(f"{target}: a network needs --weights FILE; a .jettison file must exist")
-    session, meta = Session(target, threads=threads), load_meta(target)
+    session, noted = Session(target, threads=threads), read(target)
     shape = session.inputs[0].shape
     data = load(name, data_dir, size or shape[0])
-    if len(meta.get("mean", ())) == data.channels == len(meta.get("std", ())):  # as the network was trained
-        data = replace(data, mean=tuple(meta["mean"]), std=tuple(meta["std"]))
-    return session_score(session, _of_classes(data, meta), batch, tell)
+    if len(noted.mean) == data.channels == len(noted.std):  # as the network was trained
+        data = replace(data, mean=noted.mean, std=noted.std)
+    return session_score(session, _of_classes(data, noted), batch, tell)
 
 
-def _of_classes(data: DataSet, meta: dict[str, Any]) -> DataSet:
+def _of_classes(data: DataSet, noted: Noted) -> DataSet:
     """With the classes that the file was made for alone, in its order. Where no name is the same, by number as they are.
 
     Errors: DataError for a class that the data set does not have.
     """
     from ..training.data import class_indices, only_classes
 
-    names, settings = meta.get("classes") or [], meta.get("settings") or {}
+    names = noted.classes
     if set(names) & set(data.classes):
         missing = [name for name in names if name not in data.classes]
         if missing:
             raise DataError(
                 f"the file tells apart {', '.join(names[:10])}; {data.name} has no class {missing[0]!r}: judge it on data that has"
             )
-        if tuple(names) != tuple(data.classes):
+        if names != tuple(data.classes):
             data = only_classes(data, [data.classes.index(name) for name in names], "shrink")
-    chosen = settings.get("classes")
-    return only_classes(data, class_indices(data, chosen), "keep") if chosen and settings.get("head") == "keep" else data
+    return only_classes(data, class_indices(data, noted.chosen), "keep") if noted.chosen and noted.head == "keep" else data
 
 
 def _run_torch(

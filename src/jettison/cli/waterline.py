@@ -134,14 +134,11 @@ def _graph(target: str, pattern: str, image_size: int | None, element: str | Non
 
 def _accuracy(target: str, given: float | None) -> dict[str, Any] | None:
     """{"percent", "data", "model"}: as given, or as `jettison compress` noted in the file; None if nobody knows."""
-    from ..file import load_meta
+    from .noted import Noted, read
 
-    meta = load_meta(target) if target.endswith(".jettison") else {}
-    noted = meta.get("accuracy")
-    percent = given if given is not None else 100 * noted if isinstance(noted, float) else None
-    settings = meta.get("settings")
-    model = settings.get("model") if isinstance(settings, dict) else None
-    return None if percent is None else {"percent": percent, "data": meta.get("data", ""), "model": model}
+    noted = read(target) if target.endswith(".jettison") else Noted()
+    percent = given if given is not None else None if noted.accuracy is None else 100 * noted.accuracy
+    return None if percent is None else {"percent": percent, "data": noted.data, "model": noted.model}
 
 
 def _write(out: Path, data: Mapping[str, Any]) -> None:
