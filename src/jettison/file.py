@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -81,27 +82,34 @@ def cache_folder() -> Path:
 
 
 def replace(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: temporary file in the same folder, fsync, rename.
-
-    Errors: FileError. Whatever stood at `path` stays there if anything fails.
-    """
+    """Write `data` to `path` atomically. Errors: FileError. Whatever stood at `path` stays there if anything fails."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise FileError(f"{path}: is not a regular file; choose another name")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with open(temporary, "xb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
+        with atomic(target) as temporary:
+            temporary.write_bytes(data)
     except OSError as e:
         raise FileError(f"{path}: cannot be written: {e.strerror or e}; {_advice(e, target)}") from e
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write the file this gives, in the same folder: it replaces `path` at the end, after fsync, and vanishes on an error.
+
+    Errors: OSError.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

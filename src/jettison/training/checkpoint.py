@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .data.cache import atomic
+from ..file import atomic
 from .recipe import Recipe
 
 VERSION = 1
@@ -25,6 +25,7 @@ NOWHERE: Mapping[str, str | None] = MappingProxyType({})
 def write(path: Path, state: dict[str, Any], then: str = "") -> None:
     """Whole or not at all. then: what to do after an error, added to its text. Errors: CheckpointError."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as e:

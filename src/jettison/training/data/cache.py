@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ...file import cache_folder
+from ...file import atomic, cache_folder
 
 
 def digest(files: Iterable[Path], algorithm: str = "sha256") -> str:
@@ -35,38 +33,9 @@ def cached_array(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         pass
     array = make()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, open(temporary, "wb") as f:
             np.save(f, array, allow_pickle=False)
     except OSError:
         pass
     return array
-
-
-class atomic:
-    """`with atomic(path) as temporary`: write `temporary`; it replaces `path` at the end, and vanishes on an error."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-        os.close(handle)
-        self.temporary = Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                with open(self.temporary, "rb") as f:
-                    os.fsync(f.fileno())
-                os.chmod(self.temporary, 0o666 & ~_umask())
-                os.replace(self.temporary, self.path)
-        finally:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DataError
-from .cache import atomic, digest
+from ...file import atomic
+from .cache import digest
 
 TIMEOUT_S = 30
 
@@ -36,6 +37,7 @@ def command(url: str, path: Path) -> str:
 
 def _download(name: str, url: str, path: Path, expected: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as source, open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)

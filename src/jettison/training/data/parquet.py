@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, MissingExtra
-from ...file import cache_folder
-from .cache import atomic, cached_array, digest
+from ...file import atomic, cache_folder
+from .cache import cached_array, digest
 from .dataset import Raw, Split
 
 TRAIN, TEST = ("train",), ("test", "val", "validation")
@@ -122,6 +122,7 @@ def _arrow_file(files: list[Path], column: str, key: str) -> Path:
     if path.is_file():
         return path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
             schema = pa.schema([("bytes", pa.large_binary())])
             with pa.ipc.new_file(sink, schema) as writer:
