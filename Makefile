@@ -109,6 +109,7 @@ docs: $(VENV)/.test
 	$(BIN)/python bench/plot_accuracy.py
 	$(BIN)/python bench/picture_report.py
 	$(BIN)/jettison gap $(foreach n,20 56,float32=bench/results/gap_resnet$(n).json int8=bench/results/gap_resnet$(n)-int8.json) -o docs/img/gap.svg
+	$(BIN)/python bench/plot_speed.py
 	$(BIN)/python bench/plot_tabconv.py
 	$(BIN)/python bench/plot_density.py
 

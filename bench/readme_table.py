@@ -62,7 +62,7 @@ def speed(results: dict[str, dict[str, Any]]) -> str:
     groups: dict[str, list[str]] = {}
     for name, r in results.items():
         if "rows" in r:
-            groups.setdefault(_circumstances(r), []).extend(_speed_lines(name, r))
+            groups.setdefault(circumstances(r), []).extend(_speed_lines(name, r))
     head = (
         "| network | element | pattern | Jettison, median ms (p10 – p90) | over our own dense | fastest other engine, dense, ms "
         "| over that |\n|---|---|---|---|---|---|---|\n"
@@ -70,7 +70,7 @@ def speed(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(f"{where}\n\n{head}{''.join(lines)}" for where, lines in groups.items())
 
 
-def _circumstances(r: dict[str, Any]) -> str:
+def circumstances(r: dict[str, Any]) -> str:
     m = r["machine"]
     threads = f"{r['threads']} threads" if r["threads"] != 1 else "1 thread"
     return f"{m['processor']}, {r.get('isa') or m['isa'][0]}, {threads}, batch {r['batch']}:"
