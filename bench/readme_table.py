@@ -330,6 +330,11 @@ def _drawn(accuracies: list[float]) -> str:
     return f"{100 * sum(accuracies) / len(accuracies):.2f}{f' ({len(accuracies)})' if len(accuracies) > 1 else ''}" if accuracies else "–"
 
 
+def _undisturbed(row: dict[str, Any] | None) -> str:
+    """Time and ratio of turns beside no busy neighbour (src/jettison/bench/quiet.py)."""
+    return f"{row['median_ms']:.2f}, {row['of_best'][0]:.3f}" if row and row["of_best"] else "–"
+
+
 def density(results: dict[str, dict[str, Any]]) -> str:
     """Speed of every share of blocks beside its ceiling, then the sizes of files."""
     out = []
@@ -342,15 +347,15 @@ def density(results: dict[str, dict[str, Any]]) -> str:
         about = (
             f"[{r['model']}]({name}), {r['element']}, {machine(r)[:-1]}, batch {r['batch']}; {peer['engine']} {peer['median_ms']:.2f} ms:"
         )
-        out.append(
-            f"{about}\n\n| pattern | weights left in sparse layers | multiply-adds left | median ms (p10 – p90) | of our dense time "
-            f"| of {peer['engine']}'s | over our dense | ceiling |\n|---|---|---|---|---|---|---|---|\n"
-        )
+        head = ["pattern", "weights left in sparse layers", "multiply-adds left", "median ms (p10 – p90)", "of our dense time"]
+        head += [f"of {peer['engine']}'s", f"undisturbed: ms, of {peer['engine']}'s", "over our dense", "ceiling"]
+        out.append(f"{about}\n\n| {' | '.join(head)} |\n{'|---' * len(head)}|\n")
+        still = {q["pattern"]: q for q in r["density"].get("quiet", ()) if q and q["engine"] == "jettison"}
         for pattern, o in ours.items():
             ms, dense = o["median_ms"], ours["dense"]["median_ms"]
             shares = f"{left[pattern]['weights']:.2%} | {left[pattern]['macs']:.2%} | {ms:.2f} ({o['p10_ms']:.2f} – {o['p90_ms']:.2f})"
-            gains = f"{ms / dense:.3f} | {ms / peer['median_ms']:.3f} | {dense / ms:.2f}× | {1 / left[pattern]['macs']:.2f}×"
-            out.append(f"| {pattern} | {shares} | {gains} |\n")
+            gains = f"{ms / dense:.3f} | {ms / peer['median_ms']:.3f} | {_undisturbed(still.get(pattern))}"
+            out.append(f"| {pattern} | {shares} | {gains} | {dense / ms:.2f}× | {1 / left[pattern]['macs']:.2f}× |\n")
         for f in r["files"]:
             ratio = f["state_bytes"] / f["file_bytes"]
             sizes = f"{f['file_bytes'] / 1e6:.2f} MB, 1/{ratio:.1f} of its float32 state ({f['state_bytes'] / 1e6:.1f} MB)"
