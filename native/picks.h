@@ -20,8 +20,8 @@ struct Picks {
   int64_t first, vectors;
 };
 
-template <int kVectors>
-JT_INLINE void pick_from(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
+template <int kVectors, class Rows>
+JT_INLINE void pick_from(const Picks& p, const Rows& rows, uint8_t* out, int64_t stride) {
   const __m512i places = _mm512_loadu_si512(p.places);
   const __mmask64 later = p.later;
   for (int row = 0; row < kRows; ++row) {
@@ -34,8 +34,12 @@ JT_INLINE void pick_from(const Picks& p, const uint8_t* const* rows, uint8_t* ou
 }
 
 // Of every row.
-JT_INLINE void pick(const Picks& p, const uint8_t* const* rows, uint8_t* out, int64_t stride) {
-  (p.vectors == 1 ? pick_from<1> : p.vectors == 2 ? pick_from<2> : p.vectors == 3 ? pick_from<3> : pick_from<4>)(p, rows, out, stride);
+template <class Rows>
+JT_INLINE void pick(const Picks& p, const Rows& rows, uint8_t* out, int64_t stride) {
+  if (p.vectors == 1) pick_from<1>(p, rows, out, stride);
+  else if (p.vectors == 2) pick_from<2>(p, rows, out, stride);
+  else if (p.vectors == 3) pick_from<3>(p, rows, out, stride);
+  else pick_from<4>(p, rows, out, stride);
 }
 
 constexpr double kPickedShare = 0.7;  // of the channels: with more, picking takes longer than it saves
@@ -62,11 +66,11 @@ JT_INLINE int64_t pack_picks(int64_t channels, const int32_t* splits, int64_t co
   return picked > channels * kPickedShare ? 0 : picked;
 }
 
-// The picked channels of kRows pixels, which `sources` point to before and after.
-JT_INLINE void pick_rows(const Picks* picks, int64_t picked, const uint8_t** sources, uint8_t* to) {
+// The picked channels of kRows pixels; `to`: a row of whole vectors for each.
+template <class Rows>
+JT_INLINE void pick_rows(const Picks* picks, int64_t picked, const Rows& pixels, uint8_t* to) {
   const int64_t vectors = ceil_div(picked, 64);
-  for (int64_t i = 0; i < vectors; ++i) pick(picks[i], sources, to + 64 * i, 64 * vectors);
-  for (int64_t row = 0; row < kRows; ++row) sources[row] = to + row * 64 * vectors;
+  for (int64_t i = 0; i < vectors; ++i) pick(picks[i], pixels, to + 64 * i, 64 * vectors);
 }
 
 #else
@@ -74,7 +78,8 @@ JT_INLINE void pick_rows(const Picks* picks, int64_t picked, const uint8_t** sou
 struct Picks {};
 JT_INLINE int64_t picks_bytes(int64_t) { return 0; }
 JT_INLINE int64_t pack_picks(int64_t, const int32_t*, int64_t, Picks*, std::vector<int32_t>*) { return 0; }
-JT_INLINE void pick_rows(const Picks*, int64_t, const uint8_t**, uint8_t*) {}
+template <class Rows>
+JT_INLINE void pick_rows(const Picks*, int64_t, const Rows&, uint8_t*) {}
 #endif
 
 }  // namespace vec

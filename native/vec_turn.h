@@ -57,6 +57,16 @@ JT_INLINE void transpose(i32v (&x)[4]) {
 
 #endif
 
+// Pointers to rows that lie evenly: as an array of them, without loading any.
+struct EvenRows {
+  const uint8_t* first;
+  int64_t stride;
+  const uint8_t* operator[](int64_t row) const { return first + row * stride; }
+};
+
+JT_INLINE const uint8_t* const* from_row(const uint8_t* const* rows, int64_t row) { return rows + row; }
+JT_INLINE EvenRows from_row(const EvenRows& rows, int64_t row) { return {rows[row], rows.stride}; }
+
 // Bytes of kRows rows and 16 channels turned: `rows` point to 16 channels each, `columns` hold kRows bytes of one channel each.
 // Four rounds of interleaving the first half with the second, inside each 16 bytes, are the transpose of 16 × 16.
 #if defined(JETTISON_AVX512)
@@ -70,7 +80,8 @@ JT_INLINE void turn(__m512i (&x)[16]) {
   interleave(x, y), interleave(y, x), interleave(x, y), interleave(y, x);
 }
 
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+template <class Rows>
+JT_INLINE void rows_to_columns(const Rows& rows, int64_t channel, uint8_t* columns, int64_t stride) {
   __m512i x[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
@@ -104,7 +115,8 @@ JT_INLINE void interleave(const __m256i (&x)[16], __m256i (&y)[16]) {
   for (int i = 0; i < 8; ++i) y[2 * i] = _mm256_unpacklo_epi8(x[i], x[i + 8]), y[2 * i + 1] = _mm256_unpackhi_epi8(x[i], x[i + 8]);
 }
 
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+template <class Rows>
+JT_INLINE void rows_to_columns(const Rows& rows, int64_t channel, uint8_t* columns, int64_t stride) {
   __m256i x[16], y[16];
   for (int i = 0; i < 16; ++i) {
     const auto row = [&](int lane) { return _mm_loadu_si128((const __m128i*)(rows[16 * lane + i] + channel)); };
@@ -116,7 +128,8 @@ JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint
 
 #else
 
-JT_INLINE void rows_to_columns(const uint8_t* const* rows, int64_t channel, uint8_t* columns, int64_t stride) {
+template <class Rows>
+JT_INLINE void rows_to_columns(const Rows& rows, int64_t channel, uint8_t* columns, int64_t stride) {
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < 16; ++j) columns[j * stride + i] = rows[i][channel + j];
 }

@@ -221,14 +221,32 @@ void find_sources(const Problem& a, const Planes& p, const uint8_t* image, const
   }
 }
 
+// One phase of the planes, from its slots' pixels.
+template <class Rows>
+void fill_phase(const Problem& a, const Planes& p, const Rows& pixels, uint8_t* planes) {
+  for (int64_t i = 0; i < p.slots; i += kRows)
+    for (int64_t c = 0; c < a.c; c += kBlock) rows_to_columns(from_row(pixels, i), c, planes + c * p.stride + i, p.stride);
+}
+
+// Of one tile, as where channels are picked there is one tap.
+template <class Rows>
+void fill_picked(const Planes& p, const Rows& pixels, const Picks* picks, int64_t picked, const Workspace& w) {
+  pick_rows(picks, picked, pixels, w.rows);
+  const EvenRows rows = {w.rows, ceil_div(picked, 64) * 64};
+  for (int64_t c = 0; c < picked; c += kBlock) rows_to_columns(rows, c, w.planes + c * p.stride, p.stride);
+}
+
 void fill_planes(const Problem& a, const Planes& p, const uint8_t* image, const uint8_t* padding, int64_t first, const Picks* picks,
                  int64_t picked, const Workspace& w) {
   for (int64_t phase = 0; phase < p.phases_y * p.phases_x; ++phase) {
-    find_sources(a, p, image, padding, first, phase, w.sources);
-    if (picked) pick_rows(picks, picked, w.sources, w.rows);
-    for (int64_t i = 0; i < p.slots; i += kRows)
-      for (int64_t c = 0; c < (picked ? picked : a.c); c += kBlock)
-        rows_to_columns(w.sources + i, c, w.planes + (phase * p.channels + c) * p.stride + i, p.stride);
+    const auto fill = [&](const auto& pixels) {
+      if (picked) fill_picked(p, pixels, picks, picked, w);
+      else fill_phase(a, p, pixels, w.planes + phase * p.channels * p.stride);
+    };
+    const bool even = p.flat && first + p.slots <= p.width;
+    if (!even) find_sources(a, p, image, padding, first, phase, w.sources);
+    if (even) fill(EvenRows{image + first * a.c, a.c});
+    else fill(w.sources);
   }
 }
 
@@ -285,8 +303,8 @@ void finish_sums(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
 
 #if defined(JETTISON_AVX512)
 
-// u8 output: requantized channel by channel, and only the bytes turned.
-template <int kLevels, bool Residual>
+// u8 output: requantized channel by channel, and only the bytes turned. Whole: of neighbouring pixels and W channels.
+template <int kLevels, bool Residual, bool Whole>
 void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
   uint8_t *const bytes = w.finished, *const residual = bytes + W * kRows;
   if (Residual) {
@@ -297,11 +315,13 @@ void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
   look_up_channels<kLevels>(b, l, [&](int64_t o, const Sums& sums) JT_FLAT {
     store_bytes(bytes + o * kRows, requantize_rows<Residual>(end, sums, b.multiplier[o], residual + o * kRows));
   });
-  columns_to_rows(bytes, [&](int row, __m128i x) {
-    if (w.pixel[row] < 0) return;
-    uint8_t* out = (uint8_t*)b.out + w.pixel[row] * a.k;
-    if (b.width >= W) _mm_storeu_si128((__m128i*)out, x);
-    else _mm_mask_storeu_epi8(out, first(b.width), x);
+  const int64_t k = a.k;
+  uint8_t *const out = (uint8_t*)b.out, *const begin = out + w.pixel[0] * k;
+  columns_to_rows(bytes, [&](int row, __m128i x) JT_FLAT {
+    if (!Whole && w.pixel[row] < 0) return;
+    uint8_t* const at = Whole ? begin + row * k : out + w.pixel[row] * k;
+    if (Whole || b.width >= W) _mm_storeu_si128((__m128i*)at, x);
+    else _mm_mask_storeu_epi8(at, first(b.width), x);
   });
 }
 
@@ -310,8 +330,11 @@ void finish_bytes(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
 template <int kLevels>
 void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
 #if defined(JETTISON_AVX512)
-  if (end.u8 && b.residual) return finish_bytes<kLevels, true>(a, end, b, l, w);
-  if (end.u8) return finish_bytes<kLevels, false>(a, end, b, l, w);
+  const bool whole = b.width >= W && w.pixel[0] >= 0 && w.pixel[kRows - 1] == w.pixel[0] + kRows - 1;
+  if (end.u8 && b.residual && whole) return finish_bytes<kLevels, true, true>(a, end, b, l, w);
+  if (end.u8 && b.residual) return finish_bytes<kLevels, true, false>(a, end, b, l, w);
+  if (end.u8 && whole) return finish_bytes<kLevels, false, true>(a, end, b, l, w);
+  if (end.u8) return finish_bytes<kLevels, false, false>(a, end, b, l, w);
 #endif
   finish_sums<kLevels>(a, end, b, l, w);
 }
