@@ -250,8 +250,21 @@ def budget(results: dict[str, dict[str, Any]]) -> str:
             case, _, share = key.partition("-")
             time = f"{t['median_ms']:.3f} ({t['p10_ms']:.3f} – {t['p90_ms']:.3f})"
             lines.append(f"| {case} | {share or '1'} | {time} | {t['macs'] / 1e6:.1f} | {t['parameters']} | {trained.get(key, '–')} |\n")
-        out.append(f"{lines[0]}|---|---|---|---|---|---|\n{''.join(lines[1:])}")
+        out.append(f"{lines[0]}|---|---|---|---|---|---|\n{''.join(lines[1:])}\n{_over_uniform(r['budget'])}")
     return "\n".join(out)
+
+
+def _over_uniform(runs: list[dict[str, Any]]) -> str:
+    """Points gained by N layer by layer over the same N everywhere, at the same cost and from the same seed."""
+    points = {(r["case"], r["kept"], r["seed"]): 100 * r["accuracy"] for r in runs}
+    lines = []
+    for case in ("macs", "latency"):
+        gains = [v - points["uniform", *at] for (c, *at), v in points.items() if c == case and ("uniform", *at) in points]
+        if len(gains) > 1:
+            error, ahead = stdev(gains) / len(gains) ** 0.5, sum(g > 0 for g in gains)
+            lines.append(f"| {case} | {mean(gains):+.2f} ± {error:.2f} | {ahead} of {len(gains)} |\n")
+    head = "| at the same cost and seed | points over uniform, mean ± standard error | ahead in |\n|---|---|---|\n"
+    return head + "".join(lines) if lines else ""
 
 
 def _of_seeds(values: list[float]) -> str:

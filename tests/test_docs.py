@@ -83,6 +83,25 @@ def test_the_accuracy_table_has_a_row_for_each_method(readme_table):
     assert "| maxq | 90.25 (+0.25) | – |" in text
 
 
+def test_budgets_are_compared_at_the_same_cost_and_seed(readme_table):
+    accuracy = {("uniform", 0): 0.80, ("macs", 0): 0.81, ("uniform", 1): 0.82, ("macs", 1): 0.85, ("macs", 2): 0.99, ("latency", 0): 0.79}
+    runs = [{"case": case, "kept": 0.25, "seed": seed, "accuracy": a, "start": {"accuracy": 0.9}} for (case, seed), a in accuracy.items()]
+    times = {"macs-0.25": {"median_ms": 1.0, "p10_ms": 0.9, "p90_ms": 1.1, "macs": 2e6, "parameters": 3}}
+    result = {
+        "budget": runs,
+        "times": times,
+        "model": "net",
+        "epochs": 1,
+        "images": None,
+        "machine": MACHINE,
+        "time_threads": 1,
+        "batch": 1,
+    }
+    text = readme_table.filled("<!-- results: budget -->\n<!-- /results -->", {"b.json": result}, "results")
+    assert "| macs | 0.25 | 1.000 (0.900 – 1.100) | 2.0 | 3 | 88.33 ± 9.45 (3 seeds) |" in text
+    assert "| macs | +2.00 ± 1.00 | 2 of 2 |" in text and "| latency |" not in text
+
+
 def test_without_results_a_page_says_so(readme_table):
     page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
     assert "No result file" in readme_table.filled(page, {"resnet50.json": SPEED}, "results")
