@@ -58,11 +58,7 @@ def main() -> None:
     ]
     inputs = random_inputs(file.load(paths["dense"]), 1, seed=0)
     found = compare(entrants, inputs, processors(args.threads), args.runs, patience_s=args.patience)
-    sweep = {
-        "rows": [asdict(r) for r in found.rows], "absent": [asdict(a) for a in found.absent], "errors": list(found.errors),
-        "quiet": [q and asdict(q) for q in found.quiet],
-        "left": {pattern: left(file.load(path)) for pattern, path in paths.items()},
-    }  # fmt: skip
+    sweep = {**asdict(found), "left": {pattern: left(file.load(path)) for pattern, path in paths.items()}}
     sizes = json.loads((args.state / f"{args.element}-files.json").read_text())
     result = {
         "density": sweep,

@@ -81,7 +81,7 @@ def in_turns(
     before, after = [], []
     start = time.perf_counter()
     while time.perf_counter() - start < args.seconds or len(turns) * TURN < 20:
-        before.append(probe.wait(args.patience))
+        before.append(probe.wait(args.patience, after[-1] if after else None))
         turns.append({name: [] for name in sessions})
         for i in range(TURN + 1):
             for name, session in sessions.items():

@@ -331,6 +331,7 @@ template <int kLevels>
 void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, const Look& l, const Workspace& w) {
 #if defined(JETTISON_AVX512)
   const bool whole = b.width >= W && w.pixel[0] >= 0 && w.pixel[kRows - 1] == w.pixel[0] + kRows - 1;
+  // Each called by name: out of a choice between pointers nothing is inlined.
   if (end.u8 && b.residual && whole) return finish_bytes<kLevels, true, true>(a, end, b, l, w);
   if (end.u8 && b.residual) return finish_bytes<kLevels, true, false>(a, end, b, l, w);
   if (end.u8 && whole) return finish_bytes<kLevels, false, true>(a, end, b, l, w);

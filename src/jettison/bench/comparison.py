@@ -195,7 +195,7 @@ def _turns(
         tell(f"{entrant.engine} ({entrant.pattern})", turn / (rounds * len(racing)))
         time.sleep(PAUSE_S)  # threads of the former turn have gone to sleep
         after.append(probe.look())
-        before.append(probe.wait(patience_s))
+        before.append(probe.wait(patience_s, after[-1]))
         whose.append(i)
         try:
             times[i] += worker.times_ms(min(TURN, runs - number * TURN))

@@ -33,14 +33,14 @@ class Probe:
         self._best = [min(pair) for pair in zip(self._best, times)]
         return times
 
-    def wait(self, seconds: float) -> list[float]:
-        """Look until no processor is disturbed, or so many seconds have passed; the last look."""
+    def wait(self, seconds: float, seen: list[float] | None = None) -> list[float]:
+        """Look until no processor is disturbed, or so many seconds have passed; the last look. seen: the one just made, if any."""
         end = time.perf_counter() + seconds
-        while True:
-            times = self.look()
-            if self.undisturbed(times) or time.perf_counter() >= end:
-                return times
+        times = seen or self.look()
+        while not self.undisturbed(times) and time.perf_counter() < end:
             time.sleep(PAUSE_S)
+            times = self.look()
+        return times
 
     def undisturbed(self, times: Sequence[float]) -> bool:
         """None is slower than in its best moment so far."""

@@ -160,10 +160,7 @@ def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any
     from ..bench.machine import provenance
 
     return {
-        "rows": [asdict(r) for r in result.rows],
-        "absent": [asdict(a) for a in result.absent],
-        "errors": list(result.errors),
-        "quiet": [q and asdict(q) for q in result.quiet],
+        **asdict(result),
         "model": target,
         "inputs": [list(x.shape) for x in inputs],
         "batch": batch,
