@@ -5,7 +5,8 @@
     python bench/crisp.py --data-dir DATA --list                 what is done and what is next
     python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
 
-Each network is trained dense on all classes first (or fine-tuned from --weights). Then, for every number of classes and every draw
+Each network is trained dense on all classes first, from --backbone if there is one (its classifier, and what else does not fit, start
+anew). Then, for every number of classes and every draw
 of classes, all variants start from it with one recipe and equal epochs:
 
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
@@ -160,7 +161,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
         "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method), "sparsity": sparsity,
-        "recipe": asdict(recipe), "threads": args.threads, **provenance(),
+        "recipe": asdict(recipe), "dense": dense_record(run.network, args), "threads": args.threads, **provenance(),
     }  # fmt: skip
     replace_json(args.state / f"{run.name}.json", record)
     print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)
@@ -202,22 +203,38 @@ def former(run: Run, args: argparse.Namespace) -> personal.Personal:
 
 
 def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.Module:
-    """Trained once on all classes, from --weights if they are this network's."""
+    """Trained once on all classes, from --backbone if there is one."""
     torch.manual_seed(0)
-    model = zoo.build(SUBJECTS[network].model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
+    subject = SUBJECTS[network]
+    model = zoo.build(subject.model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
     weights = args.state / f"{network}.safetensors"
     with locked(args.state / f"{network}.lock", True):
         if not weights.is_file():
-            if args.weights is not None:
-                zoo.load_weights(model, args.weights)
-            recipe = Recipe(
-                epochs=args.dense_epochs or SUBJECTS[network].dense_epochs, batch=128, lr=0.05 if args.weights else 0.1, weight_decay=5e-4,
-                bf16=args.bf16,
-            )  # fmt: skip
-            fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
+            if args.backbone is not None:
+                start(model, args.backbone)
+            lr = 0.02 if args.backbone else 0.1
+            recipe = Recipe(epochs=args.dense_epochs or subject.dense_epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16)
+            history = fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
+            about = {"backbone": args.backbone and args.backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
+            (args.state / "dense").mkdir(exist_ok=True)
+            replace_json(args.state / "dense" / f"{network}.json", about)
             save_weights(model.state_dict(), weights)
     zoo.load_weights(model, weights)
     return model.eval()
+
+
+def start(model: nn.Module, backbone: Path) -> None:
+    """Weights of the backbone; a shortcut that it lacks lets pass what comes."""
+    new = zoo.load_backbone(model, backbone)
+    print(f"from {backbone.name}: all but {', '.join(new)}")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and f"{name}.weight" in new:
+            nn.init.dirac_(module.weight)
+
+
+def dense_record(network: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What the dense network was trained from and how, and its accuracy on all classes."""
+    return json.loads((args.state / "dense" / f"{network}.json").read_text())
 
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -241,7 +258,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--variants", type=lambda s: s.split(","), default=list(VARIANTS))
     p.add_argument("--ranks", choices=("mean", "sum"), default="mean", help="how ranks of different layers compare; sum: as published")
     p.add_argument("--draws", type=int, default=3)
-    p.add_argument("--weights", type=Path, help="where the dense network starts, with one --network")
+    p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
     p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--bf16", action="store_true")

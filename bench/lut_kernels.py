@@ -46,7 +46,9 @@ def main() -> None:
     probe = Probe(processors(1))  # one for all: it knows the core's best moment
     with pinned(processors(1)):
         rows = [measured(layer, args, probe) for layer in LAYERS]
-    content = {"what": "one layer by table look-up and in dense int8, one thread", "isa": args.isa, "layers": rows, **provenance()}
+    made_by = provenance()
+    isa = args.isa or made_by["machine"]["isa"][0]
+    content = {"what": "one layer by table look-up and in dense int8, one thread", "isa": isa, "layers": rows, **made_by}
     if args.out:
         file.replace(args.out, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -133,7 +135,7 @@ def network(size: int, c: int, k: int, r: int, fmt: Format) -> Graph:
 
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--isa", default="avx512")
+    p.add_argument("--isa", help="default: the best that this machine has")
     p.add_argument("--seconds", type=float, default=0.3, help="of measuring, per layer")
     p.add_argument("--patience", type=float, default=0.0, help="seconds to wait before a turn, at most, for an undisturbed core")
     p.add_argument("--out", type=Path, default=RESULT, help=f"default {RESULT.name}")

@@ -320,7 +320,7 @@ CRISP_COLUMNS = {
 
 
 def crisp(results: dict[str, dict[str, Any]]) -> str:
-    """Accuracy among the chosen classes, mean over the draws; a row for each network, number of classes and way of comparing layers."""
+    """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers."""
     head = (
         f"| network | classes | draws | layers compared by | {' | '.join(CRISP_COLUMNS.values())} |\n|{'---|' * (4 + len(CRISP_COLUMNS))}\n"
     )
@@ -328,19 +328,25 @@ def crisp(results: dict[str, dict[str, Any]]) -> str:
     for name, r in results.items():
         for network, count in dict.fromkeys((x["network"], x["count"]) for x in r.get("crisp", ())):
             runs = [x for x in r["crisp"] if (x["network"], x["count"]) == (network, count)]
+            dense = {x["draw"]: x["accuracy"] for x in runs if x["variant"] == "dense"}
             for ranks, label in (("mean", "mean score per weight"), ("sum", "sum, as published")):
                 mine = [x for x in runs if x["method"] is None or x["method"]["rank"] == ranks]
-                draws = {x["draw"] for x in mine if x["method"]} & {x["draw"] for x in mine if x["variant"] == "dense"}
+                draws = {x["draw"] for x in mine if x["method"]} & set(dense)
                 if draws:
-                    cells = " | ".join(
-                        _drawn([x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws]) for v in CRISP_COLUMNS
-                    )
+                    of = {v: {x["draw"]: x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws} for v in CRISP_COLUMNS}
+                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws)) for v, found in of.items())
                     lines.append(f"| [{network}]({name}), {mine[0]['data']} | {count} | {len(draws)} | {label} | {cells} |\n")
     return head + "".join(lines) if lines else ""
 
 
-def _drawn(accuracies: list[float]) -> str:
-    return f"{100 * sum(accuracies) / len(accuracies):.2f}{f' ({len(accuracies)})' if len(accuracies) > 1 else ''}" if accuracies else "–"
+def _drawn(accuracy: dict[int, float], dense: dict[int, float], draws: int) -> str:
+    """Mean over the draws in percent, then how far it is from dense in the same draws (± standard error), and their number if not all."""
+    if not accuracy:
+        return "–"
+    gaps = [100 * (accuracy[d] - dense[d]) for d in accuracy if d in dense]
+    spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
+    gap = f", {mean(gaps):+.2f}{spread}".replace("-", "−") if gaps else ""
+    return f"{100 * mean(accuracy.values()):.2f}{gap}{f' ({len(accuracy)})' if len(accuracy) < draws else ''}"
 
 
 def _undisturbed(row: dict[str, Any] | None) -> str:

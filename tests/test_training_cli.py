@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from jettison.cli import main
 from jettison.formats import NM
@@ -58,6 +58,19 @@ def test_dense_then_sparse_with_a_teacher() -> None:
     assert NM(1, 4).satisfied(to_krsc(state["2.weight"]))
 
 
+def test_training_for_other_classes_starts_from_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    net = {"0.weight": torch.full((8, 1, 3, 3), 0.25), "0.bias": torch.zeros(8)}
+    net |= {"2.weight": torch.zeros(16, 8, 3, 3), "2.bias": torch.ones(16), "5.weight": torch.zeros(3, 256), "5.bias": torch.zeros(3)}
+    save_file(net, "three.safetensors")
+    assert train("--weights", "three.safetensors", "-o", "out.safetensors") == 2
+    assert "misshapen: 5.weight (3, 256)" in capsys.readouterr().err
+    assert train("--backbone", "three.safetensors", "--epochs", "1", "--lr", "1e-9", "-o", "out.safetensors") == 0
+    assert "from three.safetensors: all but 5.weight, 5.bias" in capsys.readouterr().out
+    state = load_file("out.safetensors")
+    assert torch.allclose(state["0.weight"], net["0.weight"]) and torch.allclose(state["2.bias"], net["2.bias"])
+    assert state["5.weight"].shape == (10, 256) and state["5.weight"].abs().max() > 0
+
+
 def test_the_same_seed_gives_the_same_file_also_resumed() -> None:
     words = ("--pattern", "2:4", "--epochs", "2", "--seed", "3")
     for name in ("a", "b"):
@@ -80,6 +93,7 @@ def test_the_same_seed_gives_the_same_file_also_resumed() -> None:
         (("--pattern", "1:4", "--method", "ste", "--decay", "1"), "method ste has no decay"),
         (("--data", "cifar11"), "did you mean cifar10"),
         (("--weights", "nosuch.pt"), "nosuch.pt"),
+        (("--weights", "a.pt", "--backbone", "b.pt"), "--weights and --backbone: both say where training starts"),
         (("--optimizer", "lion"), "optimizer must be one of sgd, adamw"),
         (("--lr", "1e30"), "the loss is nan"),
         (("--device", "nowhere"), "device 'nowhere' cannot be used"),

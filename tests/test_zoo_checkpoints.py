@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from jettison.errors import CheckpointError  # noqa: E402
-from jettison.zoo import build, load_weights  # noqa: E402
+from jettison.zoo import build, load_backbone, load_weights  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -59,6 +59,29 @@ def test_checkpoint_without_batch_counters_fits(tmp_path, trained):
     state = {k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
     assert_loads(tmp_path / "old.pth", trained)
+
+
+def test_a_backbone_leaves_only_what_does_not_fit_as_it_was(tmp_path, trained):
+    state = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in trained.state_dict().items()}
+    state["module.head.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / "ten.pt")
+    model = build("resnet20_cifar", num_classes=7)
+    before = model.linear.weight.clone()
+    assert load_backbone(model, tmp_path / "ten.pt") == ["linear.weight", "linear.bias"]
+    assert torch.equal(model.linear.weight, before)
+    assert torch.equal(model.layer3[2].conv2.weight, trained.layer3[2].conv2.weight.half().float())
+    assert torch.equal(model.bn1.running_var, trained.bn1.running_var)
+
+
+def test_a_file_with_less_than_half_of_the_model_is_no_backbone(tmp_path, trained):
+    torch.save({k: v for k, v in trained.state_dict().items() if not k.startswith(("layer2", "layer3"))}, tmp_path / "part.pt")
+    model = build("resnet20_cifar")
+    before = model.conv1.weight.clone()
+    with pytest.raises(CheckpointError, match=r"part.pt is no backbone for the model; it has no fitting layer2.0.conv1.weight"):
+        load_backbone(model, tmp_path / "part.pt")
+    assert torch.equal(model.conv1.weight, before)
+    with pytest.raises(CheckpointError, match=r"none.pt: no such file"):
+        load_backbone(model, tmp_path / "none.pt")
 
 
 def test_misfit_lists_each_kind_and_changes_nothing(tmp_path, trained):

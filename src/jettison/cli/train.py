@@ -31,6 +31,9 @@ def train(
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights to start from. Default: random.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Weights of this network for other classes to start from; what does not fit, starts anew.")
+    ] = None,
     pattern: Annotated[str, typer.Option(help="'dense', or N:M, which keeps N of every M input channels.")] = DENSE,
     method: Annotated[str, typer.Option(help="How to make it sparse: srste, maxq, ste or asp.")] = "srste",
     decay: Annotated[
@@ -75,6 +78,8 @@ def train(
 
         jettison train resnet20_cifar --data cifar10 --weights dense.safetensors --pattern 2:4 --bf16 -o sparse.safetensors
 
+        jettison train resnet18 --data photos/ --backbone imagenet.safetensors --lr 0.02 --epochs 10 -o photos.safetensors
+
         torchrun --nproc-per-node 4 -m jettison train resnet50 --data imagenet/ --batch 256 --epochs 120 --warmup 5 -o r50.safetensors
     """
     import torch
@@ -82,9 +87,12 @@ def train(
     from ..methods import make_method
     from ..training import Recipe, fit, processes
     from ..training.data import load
+    from ..zoo import load_backbone
 
     output = Output(json)
     check_writable(out)
+    if weights and backbone:
+        raise TrainingError("--weights and --backbone: both say where training starts; give one")
     _check_effects(pattern, teacher, {"method": method, "decay": decay, "ramp_epochs": ramp_epochs, "distill": distill})
     if threads is not None:
         torch.set_num_threads(threads)
@@ -98,11 +106,16 @@ def train(
     check_writable(path)
     with processes() as group:
         images = load(data, data_dir, size)
-        net = _build(model, images, weights, seed).to(_device(device))
+        net = _build(model, images, weights, seed)
+        if backbone is not None:
+            new = load_backbone(net, backbone)
+            output.say(f"from {backbone}: all but {', '.join(new) or 'nothing'}")
+        net = net.to(_device(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
         handle = _sparsify(net, pattern, how, include, exclude, remainder)
         tell = _teller(output, recipe) if group.is_first else None
-        origin = {"network": model, "weights": weights and str(weights), "teacher": teacher and str(teacher)}
+        start = weights or backbone
+        origin = {"network": model, "weights": str(start) if start else None, "teacher": teacher and str(teacher)}
         history = fit(net, images, recipe, handle, master, path, resume, tell, group, output.live, origin)
         if handle is not None:
             handle.finish()

@@ -1,6 +1,6 @@
 """The zoo: convolutional networks by name, each with the keys of its public checkpoints.
 
-`build("resnet20_cifar")` makes a network with random weights, `load_weights(model, path)` fills it.
+`build("resnet20_cifar")` makes a network with random weights, `load_weights(model, path)` fills it, `load_backbone` all but its classifier.
 A name is one of `MODELS`, `timm:NAME` (any model of timm, if that is installed), or
 `path/to/file.py:function` (your own: a function without required arguments, or one that takes
 any of `num_classes`, `in_channels`, `small_image`, `image_size`).
@@ -29,9 +29,9 @@ from .nin import nin
 from .resnet import resnet18, resnet18_strided, resnet34, resnet34_strided, resnet50
 from .resnet_cifar import resnet20_cifar, resnet32_cifar, resnet56_cifar
 from .vgg import vgg16_bn
-from .weights import load_weights
+from .weights import load_backbone, load_weights
 
-__all__ = ["MODELS", "Entry", "build", "default_input", "load_weights"]
+__all__ = ["MODELS", "Entry", "build", "default_input", "load_backbone", "load_weights"]
 
 SMALL_IMAGE = 64  # networks for images up to this size keep their resolution in the first layers
 

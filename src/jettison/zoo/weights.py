@@ -30,13 +30,39 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Errors: CheckpointError: missing file, corrupt file, code in a pickle, no state dict, keys or shapes that do not fit.
     """
     path = Path(path)
+    state = _stripped(path)
+    _check_fit(model.state_dict(), state, path)
+    _copy(model, state, path)
+
+
+def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
+    """Copy what of the state dict in `path` has a name and shape of `model`'s, to train it for other classes; the rest stays as it is.
+
+    Files as in `load_weights`. Returns: names of the model's parameters that the file lacks or has in another shape, usually the
+    classifier's; they keep their random values and must be trained.
+
+    Errors: CheckpointError: as `load_weights`, or more than half of the model's parameters (tensors) would stay random.
+    """
+    path = Path(path)
+    want = model.state_dict()
+    state = {k: v for k, v in _stripped(path).items() if k in want and v.shape == want[k].shape}
+    names = [name for name, _ in model.named_parameters()]
+    new = [name for name in names if name not in state]
+    if 2 * len(new) > len(names):
+        raise CheckpointError(f"{path} is no backbone for the model; it has no fitting {_shorten(new)}. Is it the right model name?")
+    _copy(model, state, path)
+    return new
+
+
+def _stripped(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a .safetensors file or a PyTorch state dict")
-    state = {_strip(k): v for k, v in _state_dict(_read(path), path).items()}
-    want = model.state_dict()
-    _check_fit(want, state, path)
+    return {_strip(k): v for k, v in _state_dict(_read(path), path).items()}
+
+
+def _copy(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     try:
-        model.load_state_dict({**want, **state})
+        model.load_state_dict({**model.state_dict(), **state})
     except RuntimeError as e:  # a sparse or quantized tensor of the right shape
         raise CheckpointError(f"{path} holds weights that cannot be copied into the model: {e}") from e
 
@@ -97,7 +123,10 @@ def _check_fit(want: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Pa
     kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
     listed = [f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in kinds if keys]
     if listed:
-        raise CheckpointError(f"{path} does not fit the model; {'; '.join(listed)}. Is it the right model name and number of classes?")
+        raise CheckpointError(
+            f"{path} does not fit the model; {'; '.join(listed)}. Is it the right model name and number of classes? "
+            "Weights for other classes are a start: jettison train --backbone"
+        )
 
 
 def _shorten(keys: Sequence[str]) -> str:
