@@ -42,6 +42,7 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=30)
     p.add_argument("--patience", type=float, default=0.0, help="seconds to wait before each turn, at most, for undisturbed cores")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "density")
+    p.add_argument("--out", type=Path, help="default bench/results/density_resnet50_ELEMENT.json; another for another machine")
     args = p.parse_args()
     paths = {pattern: args.state / f"{args.element}-{i}.jettison" for i, pattern in enumerate(("dense", *PATTERNS))}
     if args.step == "build":
@@ -69,7 +70,8 @@ def main() -> None:
         "threads": args.threads,
         **provenance(),
     }
-    replace(ROOT / "bench" / "results" / f"density_{MODEL}_{args.element}.json", (json.dumps(result, indent=1) + "\n").encode())
+    out = args.out or ROOT / "bench" / "results" / f"density_{MODEL}_{args.element}.json"
+    replace(out, (json.dumps(result, indent=1) + "\n").encode())
     for row, still in zip(found.rows, found.quiet):
         undisturbed = f"undisturbed {still.median_ms:7.3f} ms, {still.runs} runs, of best {still.of_best}" if still else "never undisturbed"
         print(f"{row.engine:12} {row.pattern:16} {row.median_ms:7.3f} ms ({row.p10_ms:.3f} – {row.p90_ms:.3f})  {undisturbed}")

@@ -24,8 +24,9 @@ BAR = 4.0  # what a personalised network should gain over the fastest dense engi
 def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("density_*.json"))]
-    figure, axes = plt.subplots(1, len(results), figsize=(4.5 * len(results), 3.4), layout="constrained", squeeze=False, sharey=True)
-    for ax, result in zip(axes[0], results):
+    rows = -(-len(results) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.4 * rows), layout="constrained", squeeze=False, sharey=True)
+    for ax, result in zip(axes.flat, results):
         draw(ax, result)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
@@ -38,6 +39,7 @@ def draw(ax: Axes, result: dict[str, Any]) -> None:
     rows, left = result["density"]["rows"], result["density"]["left"]
     ours = {r["pattern"]: r["median_ms"] for r in rows if r["engine"] == "jettison"}
     peer = min((r for r in rows if r["engine"] != "jettison"), key=lambda r: r["median_ms"])
+    where = f"{result['machine']['isa'][0]}, batch {result['batch']}, {result['threads']} threads"
     x = [100 * left[pattern]["macs"] for pattern in ours]
     ax.plot(x, [100 / v for v in x], color="0.5", linestyle="--", label="ceiling: all multiply-adds / those left")
     ax.plot(x, [ours["dense"] / ms for ms in ours.values()], marker="o", label="over our dense network")
@@ -45,7 +47,7 @@ def draw(ax: Axes, result: dict[str, Any]) -> None:
     ax.axhline(BAR, color="0.8", linewidth=1, zorder=0)
     ax.set(
         xscale="log", yscale="log", xlabel="multiply-adds left, %", ylabel="times as fast",
-        title=f"{result['model']}, {result['element']}, batch {result['batch']}, {result['threads']} threads",
+        title=f"{result['model']}, {result['element']}, {where}",
     )  # fmt: skip
     ax.set_xticks([10, 20, 50, 100], ["10", "20", "50", "100"])
     ax.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])

@@ -41,10 +41,11 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
         (const uint32_t*)columns->data,
         (const uint8_t*)positions->data,
         values->data};
-  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0 && a.r * a.s <= kMostVisited && a.c / W <= kMostVisited;
+  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0 && a.r * a.s <= kMostVisited && a.c / 4 <= kMostVisited;
 }
 
-constexpr int kUnitVectors = kRegisters == 32 ? 2 : 1;
+template <class T>
+constexpr int kUnitVectors = kRegisters == 32 || (sizeof(T) == 4 && kIsa == Isa::avx2) ? 2 : 1;
 constexpr int64_t kJobWidth = 16 * W;  // output channels by which jobs are cut: several units
 template <class T>
 constexpr int kTilePixels = kRegisters == 32 || (sizeof(T) == 1 && kIsa == Isa::avx2) ? 8 : 4;
@@ -63,19 +64,21 @@ struct Visit {
 
 // Where the parts of a unit lie: alike in all units, as all keep equally many blocks.
 struct Units {
-  int64_t width;  // output channels of a unit
+  int64_t width;   // output channels of a unit
+  int64_t window;  // inputs of a window
   int64_t visits_bytes, entries_bytes;
   int64_t bytes() const { return visits_bytes + entries_bytes; }
 };
 constexpr int64_t kUnitsBytes = align64(sizeof(Units));  // stored first: run knows only the problem
 
 // window: channels. holds: weights of one output channel that an entry takes at least.
+template <class T>
 JT_INLINE Units units(const Problem& a, const Blocks& b, int64_t window, int64_t holds, int64_t entry_bytes) {
-  const int64_t width = min64(b.rows, kUnitVectors * W), windows = b.kept * max64(1, b.cols / window);
+  const int64_t width = min64(b.rows, kUnitVectors<T> * W), windows = b.kept * max64(1, b.cols / window);
   const int64_t full = windows * ceil_div(most_per_window(a.c, window, b.n, b.m), holds);
   const int64_t exact = ceil_div(b.kept * b.per_block, holds) + windows;
   const int64_t entries = b.m <= window ? min64(full, exact) : full;  // groups wider than a window fill windows unevenly
-  return {width, align64(sizeof(int64_t) + windows * sizeof(Visit)), align64(entries * width / W * entry_bytes)};
+  return {width, window, align64(sizeof(int64_t) + windows * sizeof(Visit)), align64(entries * width / W * entry_bytes)};
 }
 
 // Units that a tile meets one after the other: their entries stay in the first-level cache.
@@ -117,7 +120,7 @@ struct UnitWriter {
   Visit* next;
   uint8_t* entries;
   int64_t count = 0;
-  KeptList<T> kept[kUnitVectors * W] = {};  // of every output, in the window of the last visit
+  KeptList<T> kept[kUnitVectors<T> * W] = {};  // of every output, in the window of the last visit
 
   void block(int64_t j) {
     const int64_t per_tap = a.c / b.cols, column = b.columns[first / b.rows * b.kept + j], channel = column % per_tap * b.cols;
@@ -158,7 +161,7 @@ struct UnitWriter {
 // fullest output decides, the others are filled up with zeros.
 template <class T, class Put>
 void pack_units(const Problem& a, const Blocks& b, int64_t window, int64_t holds, int64_t entry_bytes, uint8_t* packed, const Put& put) {
-  const Units u = units(a, b, window, holds, entry_bytes);
+  const Units u = units<T>(a, b, window, holds, entry_bytes);
   std::memcpy(packed, &u, sizeof u);
   for (int64_t i = 0; i < a.k / u.width; ++i) {
     const Unit to = unit(packed, u, i);

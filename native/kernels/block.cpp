@@ -22,7 +22,7 @@ bool accepts(const Problem& a, const Constants& c) {
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   Blocks b;
   read_blocks(a, c, &b);
-  const Units u = units(a, b, W, 1, kEntry<Index>);
+  const Units u = units<float>(a, b, window_for(b.m), 1, kEntry<Index>);
   return zeros_bytes(a) + bias_bytes(a) + kUnitsBytes + a.k / u.width * u.bytes();
 }
 
@@ -32,8 +32,8 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   std::memset(packed, 0, packed_bytes(a, c));
   uint8_t* bias = (uint8_t*)packed + zeros_bytes(a);
   if (const void* from = c.find("bias")) std::memcpy(bias, from, a.k * 4);
-  const int64_t width = units(a, b, W, 1, kEntry<Index>).width, stride = width / W * kEntry<Index>;
-  pack_units<float>(a, b, W, 1, kEntry<Index>, bias + bias_bytes(a), [&](uint8_t* entries, const KeptList<float>* kept) {
+  const int64_t width = units<float>(a, b, window_for(b.m), 1, kEntry<Index>).width, stride = width / W * kEntry<Index>;
+  pack_units<float>(a, b, window_for(b.m), 1, kEntry<Index>, bias + bias_bytes(a), [&](uint8_t* entries, const KeptList<float>* kept) {
     int64_t most = 1;
     for (int64_t o = 0; o < width; ++o) {
       for (int64_t i = 0; i < kept[o].count; ++i)
@@ -53,25 +53,26 @@ Cut plan(const Problem& a) {
 int64_t jobs(const Problem& a) { return jobs_of(plan(a)); }
 int64_t workspace_bytes(const Problem& a) { return workspace_of<float>(a); }
 
-template <int Vectors, int PB>
+template <int Window, int Vectors, int PB>
 JT_INLINE void tile(const Problem& a, const float* bias, float* out, const float* residual, Unit l, const float* const* table) {
   f32v acc[PB][Vectors];
   start(bias, acc);
   do {
     const Visit v = *l.visits++;
-    l.entries = gather_window<Index, Vectors, PB, Vectors>(acc, table + v.tap * kTilePixels<float>, v.window * W, l.entries, v.entries);
+    const float* const* pixels = table + v.tap * kTilePixels<float>;
+    l.entries = gather_window<Index, Window, Vectors, PB, Vectors>(acc, pixels, v.window * Window, l.entries, v.entries);
   } while (--l.count);
   finish<PB, Vectors>(a, acc, out, residual, Vectors * W);
 }
 
-template <int Vectors>
+template <int Window, int Vectors>
 void run_units(const Call& call, const Units& u, const float* bias, const uint8_t* packed, const Piece& at) {
   const Problem& a = *call.problem;
   const float* image = (const float*)call.in[0] + at.image * a.h * a.w * a.c;
   for_units<float>(call, u, at, image, (const float*)call.packed, [&](int64_t i, auto count, int64_t pixel, const float* const* table) {
     const int64_t to = (at.image * a.p * a.q + pixel) * a.k + i * u.width;
     const float* residual = a.residual ? (const float*)call.in[1] + to : nullptr;
-    tile<Vectors, decltype(count)::value>(a, bias + i * u.width, (float*)call.out + to, residual, unit(packed, u, i), table);
+    tile<Window, Vectors, decltype(count)::value>(a, bias + i * u.width, (float*)call.out + to, residual, unit(packed, u, i), table);
   });
 }
 
@@ -80,8 +81,11 @@ void run(const Call& call, int64_t job) {
   const uint8_t *bias = (const uint8_t*)call.packed + zeros_bytes(a), *packed = bias + bias_bytes(a);
   Units u;
   std::memcpy(&u, packed, sizeof u);
-  if (u.width == W) run_units<1>(call, u, (const float*)bias, packed, piece(plan(a), job));
-  else run_units<kUnitVectors>(call, u, (const float*)bias, packed, piece(plan(a), job));
+  const auto with = [&](auto window, auto vectors) {
+    run_units<decltype(window)::value, decltype(vectors)::value>(call, u, (const float*)bias, packed, piece(plan(a), job));
+  };
+  const auto wide = [&](auto window) { u.width == W ? with(window, Count<1>()) : with(window, Count<kUnitVectors<float>>()); };
+  u.window == W ? wide(Count<W>()) : wide(Count<kLane>());
 }
 
 // As nm, for the kept blocks alone.
@@ -90,8 +94,8 @@ double cost(const Problem& a, const Constants& c) {
   if (!read_blocks(a, c, &b)) return 0;
   const double pixels = (double)a.n * a.p * a.q;
   const double pairs = pixels * a.k / W * b.kept * b.per_block;
-  const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / W);
-  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::avx2 ? 1.0 : 8.0;
+  const double loads = pixels * a.k / min64(b.rows, kUnitVectors<float> * W) * b.kept * max64(1, b.cols / window_for(b.m));
+  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::scalar ? 8.0 : window_for(b.m) == W ? 1.5 : 1.0;
   return (pairs * cycles + loads) / 0.9 + (double)a.k * b.kept * b.per_block;
 }
 

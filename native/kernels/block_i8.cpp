@@ -17,7 +17,7 @@ bool accepts(const Problem& a, const Constants& c) {
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   Blocks b;
   read_blocks(a, c, &b);
-  const Units u = units(a, b, kWindow, kEntryHolds, kEntry);
+  const Units u = units<int8_t>(a, b, kWindow, kEntryHolds, kEntry);
   return head(a, kJobWidth).bytes + kUnitsBytes + a.k / u.width * u.bytes();
 }
 
@@ -26,7 +26,7 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   read_blocks(a, c, &b);
   std::memset(packed, 0, packed_bytes(a, c));
   const Head h = head(a, kJobWidth);
-  const int64_t width = units(a, b, kWindow, kEntryHolds, kEntry).width;
+  const int64_t width = units<int8_t>(a, b, kWindow, kEntryHolds, kEntry).width;
   pack_head(a, c, h, width, (uint8_t*)packed);
   pack_units<int8_t>(a, b, kWindow, kEntryHolds, kEntry, (uint8_t*)packed + h.bytes, [&](uint8_t* entries, KeptList<int8_t>* kept) {
     return put_window(kept, width, width / W, entries, [&](int64_t o) { return place(a, o, width); });
@@ -80,7 +80,7 @@ void run(const Call& call, int64_t job) {
   Units u;
   std::memcpy(&u, packed, sizeof u);
   if (u.width == W) run_units<1>(call, h, u, packed, piece(plan(a), job));
-  else run_units<kUnitVectors>(call, h, u, packed, piece(plan(a), job));
+  else run_units<kUnitVectors<int8_t>>(call, h, u, packed, piece(plan(a), job));
 }
 
 // As nm_i8, for the kept blocks alone.
@@ -89,7 +89,7 @@ double cost(const Problem& a, const Constants& c) {
   if (!read_blocks(a, c, &b)) return 0;
   const double pixels = (double)a.n * a.p * a.q, quads = b.kept * b.per_block / 4.0;
   const double pairs = pixels * a.k / W * quads;
-  const double loads = pixels * a.k / min64(b.rows, kUnitVectors * W) * b.kept * max64(1, b.cols / kWindow);
+  const double loads = pixels * a.k / min64(b.rows, kUnitVectors<int8_t> * W) * b.kept * max64(1, b.cols / kWindow);
   const double cycles = kIsa == Isa::scalar ? 16.0 : 1.333;
   return (pairs * cycles + loads) / 0.9 + 8.0 * a.k * quads / 8;
 }
