@@ -2,7 +2,7 @@
 
     python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--patience 0] [--out FILE]
 
-Each layer is a network of its own, quantize → convolution → …, once with random int8 weights and once for each number of
+Each layer is a network of its own, quantize → convolution → …, once with int8 weights of a Laplace distribution and once for each number of
 prototypes with random trees and tables. Dense and look-up take turns; the time is that of the convolution's step alone, with everything it
 does: encoding, finding inputs, requantising. Before that all outputs must equal the integer reference. "quiet" are the same from
 undisturbed turns alone (jettison/bench/quiet.py), for which each waits up to --patience seconds. bench/results/lut_kernels.json.
@@ -122,7 +122,8 @@ def network(size: int, c: int, k: int, r: int, fmt: Format) -> Graph:
         }
         depth = count
     else:
-        parts = {"w": rng.integers(-127, 128, (k, r, r, c)).astype(np.int8)}
+        w = rng.laplace(size=(k, r, r, c))  # as trained ones nearly are: pairs of large weights cost AVX2 a second step
+        parts = {"w": np.round(127 * w / abs(w).max(axis=(1, 2, 3), keepdims=True)).astype(np.int8)}
     multiplier = np.full(k, 0.5 / depth**0.5, np.float32)
     constants = {**parts, "b": np.zeros(k, np.int32), "m": multiplier}
     ops = (
