@@ -102,6 +102,19 @@ def test_budgets_are_compared_at_the_same_cost_and_seed(readme_table):
     assert "| macs | +2.00 ± 1.00 | 2 of 2 |" in text and "| latency |" not in text
 
 
+def test_crisps_variants_are_compared_with_dense_in_the_same_draws(readme_table):
+    """A variant that has only the easier draw must not look better for it."""
+    accuracy = {("dense", 0): 0.90, ("dense", 1): 0.98, ("crisp", 0): 0.91, ("crisp", 1): 0.97, ("magnitude", 1): 0.96}
+    runs = [
+        {"network": "net", "data": "images", "count": 2, "draw": draw, "variant": variant, "accuracy": a}
+        | {"method": None if variant == "dense" else {"rank": "mean"}}
+        for (variant, draw), a in accuracy.items()
+    ]
+    text = readme_table.filled("<!-- results: crisp -->\n<!-- /results -->", {"c.json": {"crisp": runs}}, "results")
+    row = next(line for line in text.splitlines() if "](results/c.json)" in line)
+    assert "| 2 | 2 | mean score per weight | 94.00 | – | 94.00, +0.00 ± 1.00 | 96.00, −2.00 (1) | – |" in row
+
+
 def test_without_results_a_page_says_so(readme_table):
     page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
     assert "No result file" in readme_table.filled(page, {"resnet50.json": SPEED}, "results")
