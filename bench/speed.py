@@ -41,6 +41,7 @@ CASES = {
     "resnet50_int8": Case("resnet50", "int8", "2:4,1:4,1:16"),
     "resnet50_batch16": Case("resnet50", "f32", "2:4,1:4,1:16", batch=16, runs=10, against=ENGINES),
     "resnet50_int8_batch16": Case("resnet50", "int8", "2:4,1:4,1:16", batch=16, runs=15, against=ENGINES),
+    "resnet50_avx2": Case("resnet50", "f32", "2:4,1:4,1:16", isa="avx2", runs=60),
     "resnet50_int8_avx2": Case("resnet50", "int8", "2:4,1:4", isa="avx2", runs=60),
     "resnet18_int8": Case("resnet18", "int8", "1:4"),
     "vgg16_bn_int8": Case("vgg16_bn", "int8", "1:4", runs=20),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from jettison.bench.quiet import Probe
 from jettison.bench.target import densified, networks, pattern_of, random_graph, random_inputs
 from jettison.errors import FileError, InputError, KernelError, MissingExtra, VerificationError
 from jettison.formats import NM, Dense
+from jettison.peers import ENGINES
 
 ONE = processors(1)
 
@@ -122,6 +124,14 @@ def test_all_engines_can_be_limited_to_an_instruction_set(saved):
     assert "cannot be limited to scalar" in result.absent[0].reason or "not installed" in result.absent[0].reason
     with pytest.raises(WorkerFailed, match="'mmx' cannot run on this machine"):  # the limit reaches the engine
         Worker("jettison", "f32", path, inputs, ONE, {"JETTISON_ISA": "mmx"})
+
+
+def test_the_processors_best_instruction_set_limits_no_engine(monkeypatch):
+    engine = replace(ENGINES["onnxruntime"], packages=())
+    monkeypatch.setattr("jettison.peers.isas", lambda: ["avx512", "avx2", "scalar"])
+    assert engine.refusal("f32", "avx2") == "cannot be limited to avx2"
+    monkeypatch.setattr("jettison.peers.isas", lambda: ["avx2", "scalar"])
+    assert engine.refusal("f32", "avx2") is None
 
 
 def test_nothing_to_measure_is_an_error(saved):

@@ -131,7 +131,7 @@ def _start(entrant: Entrant, inputs: Sequence[np.ndarray], cpus: Sequence[int], 
     if refusal:
         raise WorkerFailed(refusal)
     try:
-        return Worker(entrant.engine, entrant.element, entrant.graph, inputs, cpus, engine.limits[isa] if isa else {})
+        return Worker(entrant.engine, entrant.element, entrant.graph, inputs, cpus, engine.limits.get(isa, {}) if isa else {})
     except WorkerFailed as e:
         if entrant.engine != "jettison":
             raise

@@ -19,6 +19,7 @@ from importlib import import_module, util
 import numpy as np
 
 from ..graph import Graph
+from ..runtime import isas
 
 __all__ = ["ENGINES", "Engine", "Run"]
 
@@ -50,7 +51,7 @@ class Engine:
             return f"{' and '.join(self.missing)} not installed: {self.install}"
         if element not in self.elements:
             return f"has no {element} on this processor; it has {', '.join(self.elements)}"
-        if isa is not None and isa not in self.limits:
+        if isa is not None and isa not in self.limits and isa != isas()[0]:  # the best of this machine limits nobody
             return f"cannot be limited to {isa}"
         return None
 
