@@ -335,7 +335,8 @@ def crisp(results: dict[str, dict[str, Any]]) -> str:
                 if draws:
                     of = {v: {x["draw"]: x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws} for v in CRISP_COLUMNS}
                     cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws)) for v, found in of.items())
-                    lines.append(f"| [{network}]({name}), {mine[0]['data']} | {count} | {len(draws)} | {label} | {cells} |\n")
+                    whole = next((f", {x['dense']['accuracy']:.1%} on all classes" for x in mine if "dense" in x), "")
+                    lines.append(f"| [{network}]({name}), {mine[0]['data']}{whole} | {count} | {len(draws)} | {label} | {cells} |\n")
     return head + "".join(lines) if lines else ""
 
 

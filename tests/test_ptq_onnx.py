@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -34,6 +35,19 @@ def images(n=N):
     return np.random.default_rng(3).standard_normal((n, 4, 5, 6)).astype(np.float32)
 
 
+def seven_bits(q: Graph) -> Graph:
+    """Half of each weight and bias, twice the multiplier: pairs of products then fit into the 16 bits in which other engines add them
+    on processors without VNNI, and what they compute can be compared."""
+    constants = dict(q.constants)
+    for op in q.ops:
+        if op.element == "i8":
+            weights = [name for name in constants if name.startswith(op.params["weight"]) and constants[name].dtype == np.int8]
+            for name in (*weights, op.params["bias"]):
+                constants[name] = constants[name] // 2
+            constants[op.params["multiplier"]] = constants[op.params["multiplier"]] * np.float32(2)
+    return replace(q, constants=constants)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_in_int8_means_in_onnx_what_the_reference_means(case):
     graph, xs = one_op(*CASES[case])
@@ -60,7 +74,7 @@ def test_inductor_computes_the_layers_in_integers():
 
     from jettison.peers import inductor
 
-    q = ptq.quantize(small(NM(1, 4)), images(16))
+    q = seven_bits(ptq.quantize(small(NM(1, 4)), images(16)))
     counters.clear()
     got = inductor.prepare(q, (images(),), "int8", 1)()[0]
     want = reference.run(q, images())[0]
@@ -70,7 +84,7 @@ def test_inductor_computes_the_layers_in_integers():
 
 
 def test_a_small_network_agrees_in_both_engines():
-    q = ptq.quantize(small(NM(1, 4)), images(16))
+    q = seven_bits(ptq.quantize(small(NM(1, 4)), images(16)))
     want = reference.run(q, images())[0]
     engines = [ort_engine]
     if find_spec("openvino"):
@@ -95,7 +109,7 @@ def test_onnxruntime_computes_the_layers_in_integers(tmp_path):
 
 @pytest.mark.parametrize("element", ["f32", "int8"])
 def test_the_command_writes_a_model_that_runs(element, tmp_path, capsys):
-    graph = small() if element == "f32" else ptq.quantize(small(), images(16))
+    graph = small() if element == "f32" else seven_bits(ptq.quantize(small(), images(16)))
     file.save(graph, tmp_path / "net.jettison")
     with pytest.raises(SystemExit) as e:
         main(["export", str(tmp_path / "net.jettison"), "--onnx", str(tmp_path / "net.onnx"), "--batch", "3"])
