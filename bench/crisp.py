@@ -6,8 +6,7 @@
     python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
 
 Each network is trained dense on all classes first, from --backbone if there is one (its classifier, and what else does not fit, start
-anew). Then, for every number of classes and every draw
-of classes, all variants start from it with one recipe and equal epochs:
+anew). Then, for every number of classes and every draw of classes, all variants start from it with one recipe and equal epochs:
 
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
     crisp         the whole method                          magnitude     CRISP whose saliency is |w|
@@ -133,7 +132,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     """One run; leaves its numbers and, of crisp, its checkpoint for `from`."""
     subject = SUBJECTS[run.network]
     data = load(subject.data, args.data_dir)
-    dense = dense_network(run.network, data, args)
+    dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
     model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else subject.epochs // (2 if run.variant == "from" else 1)
@@ -161,7 +160,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
         "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method), "sparsity": sparsity,
-        "recipe": asdict(recipe), "dense": dense_record(run.network, args), "threads": args.threads, **provenance(),
+        "recipe": asdict(recipe), "dense": origin, "threads": args.threads, **provenance(),
     }  # fmt: skip
     replace_json(args.state / f"{run.name}.json", record)
     print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)

@@ -2,7 +2,7 @@
 
     python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--patience 0] [--out FILE]
 
-Each layer is a network of its own, quantize → convolution → …, once with int8 weights of a Laplace distribution and once for each number of
+Each layer is a network of its own, quantize → convolution → …, once with Laplace-distributed int8 weights and once for each number of
 prototypes with random trees and tables. Dense and look-up take turns; the time is that of the convolution's step alone, with everything it
 does: encoding, finding inputs, requantising. Before that all outputs must equal the integer reference. "quiet" are the same from
 undisturbed turns alone (jettison/bench/quiet.py), for which each waits up to --patience seconds. bench/results/lut_kernels.json.

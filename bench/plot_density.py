@@ -24,8 +24,9 @@ BAR = 4.0  # what a personalised network should gain over the fastest dense engi
 def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("density_*.json"))]
-    rows = -(-len(results) // 2)
-    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.4 * rows), layout="constrained", squeeze=False, sharey=True)
+    columns = min(len(results), 2)
+    rows = -(-len(results) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.4 * rows), layout="constrained", squeeze=False, sharey=True)
     for ax, result in zip(axes.flat, results):
         draw(ax, result)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ JT_INLINE bool read_blocks(const Problem& a, const Constants& c, Blocks* b) {
         (const uint32_t*)columns->data,
         (const uint8_t*)positions->data,
         values->data};
-  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0 && a.r * a.s <= kMostVisited && a.c / 4 <= kMostVisited;
+  return b->rows % 16 == 0 && b->cols % 16 == 0 && a.c % b->cols == 0 && a.r * a.s <= kMostVisited && a.c / kLane <= kMostVisited;
 }
 
 template <class T>

@@ -26,6 +26,9 @@ JT_INLINE void put_kept(uint8_t* entry, int64_t lane, int64_t index, float value
 
 JT_INLINE int64_t window_for(int64_t m) { return kLane % m == 0 ? kLane : W; }
 
+// Modelled cycles of a permute and a multiply-add.
+JT_INLINE double gather_cycles(int64_t window) { return kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::scalar ? 8.0 : window == W ? 1.5 : 1.0; }
+
 // The window `at` inputs from where the table says, with its `q` entries, at least one; returns where the next entry is.
 // Reads up to W − 1 floats past the last input of a pixel; no index of a weight points there.
 template <class Index, int Window, int Vectors, int PB, int OB>

@@ -95,8 +95,7 @@ double cost(const Problem& a, const Constants& c) {
   const double pixels = (double)a.n * a.p * a.q;
   const double pairs = pixels * a.k / W * b.kept * b.per_block;
   const double loads = pixels * a.k / min64(b.rows, kUnitVectors<float> * W) * b.kept * max64(1, b.cols / window_for(b.m));
-  const double cycles = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::scalar ? 8.0 : window_for(b.m) == W ? 1.5 : 1.0;
-  return (pairs * cycles + loads) / 0.9 + (double)a.k * b.kept * b.per_block;
+  return (pairs * gather_cycles(window_for(b.m)) + loads) / 0.9 + (double)a.k * b.kept * b.per_block;
 }
 
 }  // namespace

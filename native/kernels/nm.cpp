@@ -86,11 +86,10 @@ void pack(const Problem& a, const Constants& c, void* packed) {
   }
 }
 
-// kept: of a window. A permute and a multiply-add take 4/3 of a cycle together.
+// kept: of a window.
 double cycles(const Problem& a, int64_t window, double kept) {
   const double pixels = (double)a.n * a.p * a.q, all = steps(a, window);
-  const double per_pair = kIsa == Isa::avx512 ? 1.333 : kIsa == Isa::scalar ? 8.0 : window == W ? 1.5 : 1.0;
-  return (pixels * ceil_div(a.k, W) * (all * kept * per_pair + 4) + pixels * blocks(a) * all) / 0.9;
+  return (pixels * ceil_div(a.k, W) * (all * kept * gather_cycles(window) + 4) + pixels * blocks(a) * all) / 0.9;
 }
 
 // The cut must not depend on n and m, which run does not know: as for one weight kept of four.

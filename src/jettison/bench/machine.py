@@ -15,6 +15,7 @@ from ..errors import InputError
 
 PACKAGES = ("jettison", "numpy", "torch", "onnxruntime", "openvino")
 _CPUS = Path("/sys/devices/system/cpu")
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe() -> dict[str, Any]:
@@ -69,8 +70,13 @@ def _cores() -> list[int]:
     return list(first.values())
 
 
+def has_vnni() -> bool:
+    """Whether Linux names an instruction that adds products of bytes in 32 bits; without it sums of pairs saturate in many engines."""
+    return "vnni" in (_line(_read(_CPU_INFO) or "", "flags") or "")
+
+
 def _processor() -> str:
-    text = _read(Path("/proc/cpuinfo")) or ""
+    text = _read(_CPU_INFO) or ""
     name, family, model = (_line(text, key) for key in ("model name", "cpu family", "model"))
     if not name:
         return platform.processor() or platform.machine()
