@@ -1,9 +1,10 @@
 // Table look-up for one instruction set: kRows rows (output pixels) side by side, one byte each.
 //
-//   encode     kStep codebooks: the leaf of every row in each hash tree                → codes
+//   encode_one one codebook: the leaf of every row in its hash tree of 4 to 8 levels    → codes
+//   encode     kStep codebooks, as look_up reads them                                   → codes
 //   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → end(channel, int32 sums)
 //
-// A tree has kLevels = 4, 5 or 6 levels, a table K = 2^kLevels entries.
+// look_up finds entries in registers: tables have K = 2^kLevels entries, kLevels = 4, 5 or 6.
 //
 // Without the byte permute 16 entries are one register and `vpshufb` looks up one codebook; of two or four registers the upper
 // bits of the code choose. Sums of bytes are then taken in 16 bits, exactly: A += v and O += v >> 8 as words hold all bytes and
@@ -22,15 +23,48 @@ namespace JETTISON_ISA_NAME {
 namespace vec {
 
 constexpr int kOutputs = 4;  // of one look_up
-constexpr int kLeastLevels = 4, kMostLevels = 6;
 
-// Packed thresholds of a codebook: 16 bytes for each level, of which the first 2^level are used, and 32 for the sixth.
-constexpr int tree_bytes(int levels) { return 16 * levels + (levels > 5 ? 16 : 0); }
+// Packed thresholds of a codebook: 2^level bytes for each level, but at least 16. Level l begins at tree_bytes(l).
+constexpr int tree_bytes(int levels) { return levels < 5 ? 16 * levels : 48 + (1 << levels); }
 
 // Where a tree finds one of its inputs: a plane, the slot of the tile's first row in it, and which `Taken` holds for it.
 struct Split {
   int32_t plane, slot, taken;
 };
+
+// Words: 16 bits, twice as many to a vector as `W`. widen<0> and widen<1>: the lower and the upper half of them.
+constexpr int kWords = 2 * W;
+
+#if defined(JETTISON_AVX512)
+using i16v = __m512i;
+JT_INLINE i16v load_words(const uint8_t* bytes) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)bytes)); }
+JT_INLINE i16v add_words(i16v a, i16v b) { return _mm512_add_epi16(a, b); }
+template <int kHalf>
+JT_INLINE i32v widen(i16v v) {
+  return _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, kHalf));
+}
+#elif defined(JETTISON_AVX2)
+using i16v = __m256i;
+JT_INLINE i16v load_words(const uint8_t* bytes) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)bytes)); }
+JT_INLINE i16v add_words(i16v a, i16v b) { return _mm256_add_epi16(a, b); }
+template <int kHalf>
+JT_INLINE i32v widen(i16v v) {
+  return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(v, kHalf));
+}
+#else
+typedef int16_t i16v __attribute__((vector_size(16)));
+JT_INLINE i16v load_words(const uint8_t* bytes) {
+  typedef int8_t i8v __attribute__((vector_size(8)));
+  i8v v;
+  std::memcpy(&v, bytes, sizeof v);
+  return __builtin_convertvector(v, i16v);
+}
+JT_INLINE i16v add_words(i16v a, i16v b) { return a + b; }
+template <int kHalf>
+JT_INLINE i32v widen(i16v v) {
+  return i32v{v[4 * kHalf], v[4 * kHalf + 1], v[4 * kHalf + 2], v[4 * kHalf + 3]};
+}
+#endif
 
 #if defined(JETTISON_AVX512)
 constexpr int kRows = 64;
@@ -93,18 +127,25 @@ JT_INLINE __m512i table_of(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm
 // Every row's threshold of one level, of 2^level.
 JT_INLINE __m512i thresholds(const uint8_t* of, int level, __m512i code) {
   if (level < 5) return _mm512_shuffle_epi8(table_of(of), code);
-  return _mm512_permutexvar_epi8(code, _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)of)));
+  if (level < 6) return _mm512_permutexvar_epi8(code, _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)of)));
+  if (level < 7) return _mm512_permutexvar_epi8(code, _mm512_loadu_si512(of));
+  return _mm512_permutex2var_epi8(_mm512_loadu_si512(of), code, _mm512_loadu_si512(of + 64));
 }
 
 template <int kLevels>
 JT_INLINE __m512i leaves(const PlaneBytes& planes, const Split* splits, const uint8_t* tree) {
   __m512i code = _mm512_setzero_si512();
   for (int level = 0; level < kLevels; ++level) {
-    const __m512i threshold = thresholds(tree + 16 * level, level, code);
+    const __m512i threshold = thresholds(tree + tree_bytes(level), level, code);
     const __mmask64 right = _mm512_cmpgt_epu8_mask(inputs(planes, splits[level]), threshold);
     code = _mm512_mask_add_epi8(code, right, code, _mm512_set1_epi8((char)(1 << level)));
   }
   return code;
+}
+
+template <int kLevels>
+JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+  _mm512_storeu_si512(codes, leaves<kLevels>(planes, splits, tree));
 }
 
 template <int kLevels>
@@ -209,33 +250,37 @@ JT_INLINE int64_t row_of(int64_t slot) { return slot % 16 * 2 + slot / 16; }
 
 JT_INLINE __m256i table_of(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p)); }
 
-// Codes, and which of the registers of a table each chooses: bit 4, bit 5 as the highest bit of a byte.
+// Codes, and which of the registers of a table each chooses: bits 4, 5, 6 as the highest bit of a byte.
 template <int kLevels>
 struct Codes {
-  __m256i code, fifth, sixth;
+  __m256i code, choice[3];
   explicit Codes(__m256i c) : code(c) {
-    if (kLevels > 4) code = _mm256_and_si256(c, _mm256_set1_epi8(15)), fifth = _mm256_slli_epi16(c, 3), sixth = _mm256_slli_epi16(c, 2);
+    if (kLevels > 4) code = _mm256_and_si256(c, _mm256_set1_epi8(15));
+    for (int i = 0; i < 3; ++i) choice[i] = _mm256_slli_epi16(c, 3 - i);
   }
-  __m256i in(const uint8_t* table) const { return _mm256_shuffle_epi8(table_of(table), code); }
+  template <int kOf = kLevels>
   __m256i at(const uint8_t* table) const {
-    if (kLevels == 4) return in(table);
-    const __m256i lower = _mm256_blendv_epi8(in(table), in(table + 16), fifth);
-    if (kLevels == 5) return lower;
-    return _mm256_blendv_epi8(lower, _mm256_blendv_epi8(in(table + 32), in(table + 48), fifth), sixth);
+    if constexpr (kOf <= 4) return _mm256_shuffle_epi8(table_of(table), code);
+    else return _mm256_blendv_epi8(at<kOf - 1>(table), at<kOf - 1>(table + (1 << (kOf - 1))), choice[kOf - 5]);
   }
 };
 
 template <int kLevels>
-JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   __m256i code = _mm256_setzero_si256();
-  for (int level = 0; level < kLevels; ++level) {
-    const uint8_t* of = tree + 16 * level;
-    const __m256i threshold = level < 5 ? Codes<4>(code).at(of) : Codes<5>(code).at(of);
+  times<kLevels>([&](auto l) JT_FLAT {
+    constexpr int level = decltype(l)::value;
+    const __m256i threshold = Codes<(level < 4 ? 4 : level)>(code).at(tree + tree_bytes(level));
     const __m256i x = inputs(planes, splits[level]);
     const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(x, threshold), x);
     code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
-  }
+  });
   _mm256_storeu_si256((__m256i*)codes, code);
+}
+
+template <int kLevels>
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+  encode_one<kLevels>(planes, splits, tree, codes);
 }
 
 JT_INLINE void widen(int32_t* sums, __m256i words) {
@@ -283,15 +328,20 @@ JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 
 template <int kLevels>
-JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   for (int i = 0; i < kRows; ++i) {
     int code = 0;
     for (int level = 0; level < kLevels; ++level) {
       const Split& s = splits[level];
-      code |= ((planes.taken[s.taken].row[i] ? planes.at(s)[i] : planes.zero) > tree[16 * level + code]) << level;
+      code |= ((planes.taken[s.taken].row[i] ? planes.at(s)[i] : planes.zero) > tree[tree_bytes(level) + code]) << level;
     }
     codes[i] = (uint8_t)code;
   }
+}
+
+template <int kLevels>
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+  encode_one<kLevels>(planes, splits, tree, codes);
 }
 
 template <int kLevels, class End>

@@ -31,7 +31,7 @@ from ..errors import FormatError, PatternError
 V_MAX = 256
 PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256)
 DEFAULT_PROTOTYPES = 16  # one table of bytes is one shuffle register
-NATIVE_PROTOTYPES = (16, 32, 64)  # what the native kernels take; the reference takes all
+NATIVE_PROTOTYPES = (16, 32, 64, 128, 256)  # what the native kernels take; the reference takes all
 _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 

@@ -26,8 +26,8 @@ from ..spec import IMAGE_CHANNELS
 from . import tables
 from .tree import grow, subspaces
 
-ROWS = 32768  # of the im2col matrix that a layer is fitted to
-TREE_ROWS = 8192  # of them for growing trees, which takes longest
+ROWS, ROWS_PER_PROTOTYPE = 32768, 512  # of the im2col matrix that a layer is fitted to: the larger
+TREE_ROWS, TREE_SHARE = 8192, 4  # of them for growing trees, which takes longest: the larger of so many and one in four
 ROW_BYTES = 256 << 20  # or as many as fit here
 BATCH = 32
 LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
@@ -88,7 +88,7 @@ def fit(
     fmt: Lut,
     exact: Collection[str] = (),
     include: Collection[str] = (),
-    rows: int = ROWS,
+    rows: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = lambda what, done: None,
@@ -96,9 +96,10 @@ def fit(
     """The network with every layer that `choose` allows replaced by tables, and what became of each layer.
 
     graph: int8, from `ptq.quantize`; it is not changed. images: as the network is fed, float32 (n, c, h, w), a few thousand.
-    rows: of the im2col matrix per layer. Errors: TabConvError (network not int8, no layer left, too few images), InputError.
+    rows: of the im2col matrix per layer; by default 32,768, or 512 for each prototype if that is more.
+    Errors: TabConvError (network not int8, no layer left, too few images), InputError.
     """
-    arrays = whole(graph, images)
+    arrays, rows = whole(graph, images), rows or max(ROWS, ROWS_PER_PROTOTYPE * fmt.prototypes)
     chosen = choose(graph, fmt, exact, include)
     todo = [op for op in graph.ops if chosen.get(op.name) == ""]
     if not todo:
@@ -138,7 +139,7 @@ def _fit_layer(
     x, wanted = samples(graph, made, op, images, min(rows, ROW_BYTES // (depth + 4 * shape[0])), seed, threads, lambda d: tell(d / 2))
     units = _units(graph, op)
     weight = graph.weight(op).reshape(shape[0], depth) * units[:, None]
-    trees = grow(x[:TREE_ROWS], weight.reshape(shape), fmt, lambda d: tell(0.5 + d / 3))
+    trees = grow(x[: max(TREE_ROWS, len(x) // TREE_SHARE)], weight.reshape(shape), fmt, lambda d: tell(0.5 + d / 3))
     code = lut.codes(x, trees.splits, trees.thresholds)
     start = tables.prototypes_times(x, code, fmt.prototypes, subspaces(shape, fmt.v), weight)
     found, constant = tables.refine(code, fmt.prototypes, wanted, start)

@@ -27,7 +27,7 @@ from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
 from ..runtime import Session
 from .accounting import operations
-from .fit import ROWS, LayerFit, Progress, choose, fit
+from .fit import LayerFit, Progress, choose, fit
 
 CRITERIA = ("cosine", "top1", "top5", "latency")
 HELD_OUT = 0.125  # share of the images that judge
@@ -82,7 +82,7 @@ def prioritised(
     criterion: str = "cosine",
     exact: Collection[str] = (),
     include: Collection[str] = (),
-    rows: int = ROWS,
+    rows: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = lambda what, done: None,

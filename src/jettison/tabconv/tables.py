@@ -28,12 +28,10 @@ def refine(code: np.ndarray, prototypes: int, wanted: np.ndarray, start: np.ndar
     count, outputs = code.shape[1], wanted.shape[1]
     constant = wanted.mean(axis=0, dtype=np.float64)
     flat = start.reshape(count * prototypes, outputs)
-    gram = np.zeros((len(flat), len(flat)), np.float32)
-    cross = np.zeros(flat.shape)
+    gram = together(code, prototypes)
+    cross = -(gram @ flat.astype(np.float32)).astype(np.float64)
     for i in range(0, len(code), CHUNK):
-        hot = one_hot(code[i : i + CHUNK], prototypes)
-        gram += hot.T @ hot
-        cross += hot.T @ (wanted[i : i + CHUNK] - constant - hot @ flat.astype(np.float32)).astype(np.float32)
+        cross += one_hot(code[i : i + CHUNK], prototypes).T @ (wanted[i : i + CHUNK] - constant).astype(np.float32)
     damped = gram.astype(np.float64) if len(gram) <= DOUBLE else gram
     damped[np.diag_indices_from(damped)] += ridge * gram.diagonal().mean()
     tables = flat + np.linalg.solve(damped, cross.astype(damped.dtype))
@@ -49,6 +47,17 @@ def prototypes_times(rows: np.ndarray, code: np.ndarray, prototypes: int, inputs
         centred = sums / np.maximum(seen, 1)[:, None] - rows[:, places].mean(axis=0)
         start[j] = np.where(seen[:, None] > 0, centred, 0.0) @ weight[:, places].T
     return start
+
+
+def together(code: np.ndarray, prototypes: int) -> np.ndarray:
+    """GᵀG, float32 (C·K, C·K): how many rows have both codes. Counted pair by pair of codebooks: K² products less than multiplying."""
+    count = code.shape[1]
+    gram = np.zeros((count, prototypes, count, prototypes), np.float32)
+    for i in range(count):
+        for j in range(i + 1):
+            pairs = np.bincount(code[:, i] * prototypes + code[:, j], minlength=prototypes**2).reshape(prototypes, prototypes)
+            gram[i, :, j], gram[j, :, i] = pairs, pairs.T
+    return gram.reshape(count * prototypes, -1)
 
 
 def one_hot(code: np.ndarray, prototypes: int) -> np.ndarray:
