@@ -256,6 +256,22 @@ JT_INLINE void find_pixels(const Problem& a, const Planes& p, int64_t first, con
   for (int64_t s = 0; s < p.shifts; ++s) w.taken[s] = taken(column, (int32_t)(s - p.lead), (int32_t)p.pitch);
 }
 
+// What tiles cost on one core, in cycles, as measured.
+struct Cost {
+  double tree;     // a codebook of a tile, for every 16 bytes of its thresholds
+  double look_up;  // what is looked up at once of a codebook: `at_once` gives how many times that is of a tile
+  double finish;   // one output
+  double far;      // a byte of tables that the second-level cache does not hold
+};
+
+JT_INLINE double cost_of(const Problem& a, const Constants& c, const Cost& each, double at_once) {
+  constexpr double kCached = 400 << 10;
+  const Forest f = forest(c);
+  const double tiles = (double)a.n * planes_of(a).tiles, bytes = (double)(f.codebooks << f.levels) * a.k;
+  return tiles * (f.codebooks * (each.tree * tree_bytes((int)f.levels) / 16 + each.look_up * at_once) + each.finish * kRows * a.k +
+                  0.1 * kRows * a.c + each.far * (bytes > kCached ? bytes - kCached : 0));
+}
+
 // What one job looks up: tiles of an image, and the blocks of its output channels.
 struct Share {
   int64_t image, first, last;

@@ -153,20 +153,18 @@ void run(const Call& call, int64_t job) {
   (f.levels == 4 ? run_levels<4> : f.levels == 5 ? run_levels<5> : run_levels<6>)(call, job, f);
 }
 
-// Per tile and codebook: a tree, and kRows look-ups for every output channel. Measured, for 4, 5 and 6 levels.
 double cost(const Problem& a, const Constants& c) {
+  const int64_t more = forest(c).levels - kLeastLevels;
 #if defined(JETTISON_AVX512)
-  constexpr double kPerLookUp[3] = {0.8, 0.8, 1.0};
+  constexpr double kLookUp[3] = {0.8, 0.8, 1.0};
+  const Cost each = {2.0, kLookUp[more], 0.15, 0.01};
 #elif defined(JETTISON_AVX2)
-  constexpr double kPerLookUp[3] = {1.0, 1.5, 2.5};
+  constexpr double kLookUp[3] = {1.9, 3.3, 5.8};
+  const Cost each = {4.8, kLookUp[more], 2.5, 0.01};
 #else
-  constexpr double kPerLookUp[3] = {12.0, 12.0, 12.0};
+  const Cost each = {16.0, 12.0 + more, 2.5, 0.01};
 #endif
-  const Planes p = planes_of(a);
-  const Forest f = forest(c);
-  const double tiles = (double)a.n * p.tiles, count = (double)ceil_div(f.codebooks, kStep) * kStep;
-  const double per_tree = (kIsa == Isa::scalar ? 16.0 : 2.0) * f.levels, per_look_up = kPerLookUp[f.levels - kLeastLevels];
-  return tiles * (count * (per_tree + a.k * per_look_up) + 0.15 * kRows * a.k + 0.1 * kRows * a.c) + count * (1 << f.levels) * a.k / 8;
+  return cost_of(a, c, each, (double)a.k);
 }
 
 }  // namespace

@@ -124,14 +124,9 @@ void run(const Call& call, int64_t job) {
                    : run_levels<8>)(call, job, f);
 }
 
-// Per tile and codebook: a tree, and kRows loads for every kWords output channels. Measured.
 double cost(const Problem& a, const Constants& c) {
-  const Planes p = planes_of(a);
-  const Forest f = forest(c);
-  const double tiles = (double)a.n * p.tiles, units = (double)ceil_div(a.k, kWords);
-  const double per_tree = kIsa == Isa::scalar ? 16.0 * f.levels : 2.0 * f.levels + (kIsa == Isa::avx2 ? tree_bytes((int)f.levels) / 8 : 0);
-  return tiles * (f.codebooks * (per_tree + kRows * (0.5 + units)) + 0.15 * kRows * a.k + 0.1 * kRows * a.c) +
-         (double)(f.codebooks << f.levels) * a.k / 8;
+  const Cost each = kIsa == Isa::scalar ? Cost{16.0, 4.0, 2.5, 0.055} : Cost{5.9, 1.6, 1.0, 0.055};
+  return cost_of(a, c, each, (double)(kRows * ceil_div(a.k, kWords)));
 }
 
 }  // namespace
