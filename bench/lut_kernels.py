@@ -63,6 +63,7 @@ def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace, pr
         np.testing.assert_array_equal(session.run(x), reference.run(graphs[name], x)[0], err_msg=f"{name} {layer}")
     macs = problem(graphs["dense"], graphs["dense"].ops[1]).macs
     row: dict[str, Any] = {"h": size, "w": size, "c": c, "k": k, "r": r, "s": r, "v": v, "macs": macs, "gain": {}, "quiet": {}}
+    row["kernels"] = {name: next(l.kernel for l in session.layers() if l.name == "conv") for name, session in sessions.items()}
     for name in tables:  # each with the dense layer alone: several layers' tables drive each other out of the caches
         every, still = in_turns({n: sessions[n] for n in ("dense", name)}, x, args, probe)
         spread = {n: [round(v, 2) for v in spread_ms(t)] for n, t in every.items()}

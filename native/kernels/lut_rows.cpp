@@ -125,7 +125,7 @@ void run(const Call& call, int64_t job) {
 }
 
 double cost(const Problem& a, const Constants& c) {
-  const Cost each = kIsa == Isa::scalar ? Cost{16.0, 4.0, 2.5, 0.055} : Cost{5.9, 1.6, 1.0, 0.055};
+  const Cost each = kIsa == Isa::scalar ? Cost{16.0, 4.0, 2.5, 0.08} : Cost{5.9, 1.6, 1.0, 0.08};
   return cost_of(a, c, each, (double)(kRows * ceil_div(a.k, kWords)));
 }
 
