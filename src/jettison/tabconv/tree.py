@@ -5,7 +5,8 @@
 
 A 3×3 kernel with v = 9 has one channel in a codebook: neighbouring pixels are alike, and few prototypes suffice.
 Trees grow level by level. On a level all nodes ask the same input, each with its own threshold: the input and the
-thresholds with the least squared error of z around the means of the children, all v inputs and all thresholds tried.
+thresholds with the least squared error of z around the means of the children, all v inputs and all thresholds tried; of a z of many
+directions those are enough that it varies along most.
 Inputs are u8, so sums over their 256 values are all that is needed.
 
 Source: Blalock & Guttag 2021 (arXiv 2106.10860), section 4.1 and algorithm 2, which measures the error of x itself and
@@ -22,6 +23,7 @@ import numpy as np
 from ..formats import Lut
 
 VALUES = 256  # of a u8
+DIRECTIONS = 32  # of z that are kept apart: those along which it varies most
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def grow(rows: np.ndarray, weight: np.ndarray, fmt: Lut, tell: Callable[[float],
     for j, inputs in enumerate(parts):
         x = rows[:, inputs]
         z = x.astype(np.float64) @ _root(flat[:, inputs])
-        asked, thresholds[j] = _grow(x, (z - z.mean(axis=0)).astype(np.float32), fmt.levels)
+        asked, thresholds[j] = _grow(x, _principal(z - z.mean(axis=0)).astype(np.float32), fmt.levels)
         splits[j] = inputs[asked]
         tell((j + 1) / len(parts))
     return Trees(splits, thresholds)
@@ -58,6 +60,13 @@ def _root(w: np.ndarray) -> np.ndarray:
     """A (v, v) with A Aᵀ = wᵀw, for w (k, v)."""
     values, vectors = np.linalg.eigh(w.T @ w)
     return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _principal(z: np.ndarray) -> np.ndarray:
+    """z (n, v) of zero mean in its `DIRECTIONS` of largest variance, or as it is if there are no more."""
+    if z.shape[1] <= DIRECTIONS:
+        return z
+    return z @ np.linalg.eigh(z.T @ z)[1][:, -DIRECTIONS:]
 
 
 def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[int], np.ndarray]:
