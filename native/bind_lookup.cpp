@@ -100,14 +100,13 @@ void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& is
 
 // for_thresholds, for_entries: one for each thread.
 void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images,
-                      Tensor<const uint8_t, 3> codes, Tensor<const float, 3> sums, float tau, int64_t every, Tensor<float, 2> for_images,
+                      Tensor<const uint8_t, 3> codes, Tensor<const float, 3> sums, float tau, Tensor<float, 2> for_images,
                       Tensor<float, 3> for_thresholds, Tensor<float, 3> for_entries) {
   const Trees t = layer.trees();
   const int64_t n = (int64_t)images.shape(0);
   need((int64_t)images.shape(1) == t.length, "images");
   need((int64_t)codes.size() == n * t.pixels * t.codebooks, "codes");
   need((int64_t)sums.size() == n * t.pixels * t.outputs, "sums");
-  if (every != 1 && every != 2 && every != 4) throw std::invalid_argument("every must be 1, 2 or 4");
   need(for_images.size() == images.size(), "for_images");
   need((int64_t)for_thresholds.size() == pool.threads() * (int64_t)layer.thresholds.size(), "for_thresholds");
   need((int64_t)for_entries.size() == pool.threads() * (int64_t)layer.entries.size(), "for_entries");
@@ -117,7 +116,7 @@ void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& i
     for (int64_t i = first; i < last; ++i)
       l->backward(
           t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks,
-          {sums.data() + i * t.pixels * t.outputs, tau, every, i, for_images.data() + i * t.length,
+          {sums.data() + i * t.pixels * t.outputs, tau, for_images.data() + i * t.length,
            for_thresholds.data() + thread * (int64_t)layer.thresholds.size(), for_entries.data() + thread * (int64_t)layer.entries.size()});
   });
 }
@@ -131,6 +130,6 @@ void bind_look_ups(nb::module_& m) {
       .def("forward", &look_up_forward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
            "Fill codes (n, codebooks, pixels) and sums (n, pixels, outputs).")
       .def("backward", &look_up_backward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
-           nb::arg("tau"), nb::arg("every"), nb::arg("for_images"), nb::arg("for_thresholds"), nb::arg("for_entries"),
+           nb::arg("tau"), nb::arg("for_images"), nb::arg("for_thresholds"), nb::arg("for_entries"),
            "Add the gradients, those of thresholds and entries to one array for each thread.");
 }

@@ -81,9 +81,8 @@ JT_INLINE void slopes(const Trees& t, const Asked& a, const uint8_t* codes, cons
     }
     walk(t, a, thresholds, n, level + 1, other);
     for (int64_t j = 0; j < n; ++j) {
-      const bool asked = level % to.every == asked_of(to, pixel, first + j);
       const float yes = (float)((code[j] >> level & 1) * 2 - 1);  // 1 or −1: no branch, which could not be foretold
-      change[j] = asked ? (float)to.every * yes * (here[j] - leaf(j, other[j])) : 0.0f;
+      change[j] = yes * (here[j] - leaf(j, other[j]));
     }
     for (int64_t j = 0; j < n; j += W) store(change + j, soften(load(u + j), load(change + j), to.tau));
     for (int64_t j = 0; j < n; ++j) {  // two trees may ask one input

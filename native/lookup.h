@@ -18,7 +18,6 @@ struct Trees {
 struct Slopes {
   const float* sums;  // [pixel][output]
   float tau;
-  int64_t every, turn;                  // 1, 2 or 4: one question in so many is asked, and stands for them; the image's number
   float *image, *thresholds, *entries;  // as those of the layer
 };
 
@@ -29,10 +28,6 @@ struct LookUp {
 };
 
 constexpr int64_t kMostLevels = 8;
-constexpr int64_t kTurn = 16;  // neighbouring pixels that ask the same questions
-
-// The questions of levels l with l % every = this are asked.
-inline int64_t asked_of(const Slopes& s, int64_t pixel, int64_t codebook) { return (s.turn + pixel / kTurn + codebook) % s.every; }
 
 // That of `isa`, or null if it was not built.
 const LookUp* look_up(Isa isa);

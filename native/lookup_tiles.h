@@ -37,9 +37,9 @@ JT_INLINE Tile tile_at(const Trees& t, int64_t pixel) {
   return tile;
 }
 
-template <int kLevels, int kFrom = 0>
+template <int kLevels>
 JT_INLINE void ask(const Trees& t, const float* image, const Tile& tile, int64_t j, f32v (&x)[kLevels]) {
-  for (int l = kFrom; l < kLevels; ++l) x[l] = inputs(tile, image + t.places[l * t.codebooks + j]);
+  for (int l = 0; l < kLevels; ++l) x[l] = inputs(tile, image + t.places[l * t.codebooks + j]);
 }
 
 template <int kLevels>
@@ -86,33 +86,30 @@ JT_INLINE void weigh(const Tile& tile, const float* g, const float* entries, int
   for (int i = 0; i < kLeaves; ++i) e[i] = sums_of(part[i]);
 }
 
-// What a tile of pixels gives one codebook's tree: the questions of levels kPhase, kPhase + kEvery, … for_thresholds: by node and lane.
-template <int kLevels, int kEvery, int kPhase>
-void slopes(const Trees& t, const float* image, const uint8_t* codes, const Tile& tile, int64_t j, float* for_thresholds,
-            const Slopes& to) {
+// What a tile of pixels gives one codebook's tree. for_thresholds: by node and lane.
+template <int kLevels>
+JT_INLINE void slopes(const Trees& t, const float* image, const uint8_t* codes, const Tile& tile, int64_t j, float* for_thresholds,
+                      const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels;
-  constexpr int kAsked = (kLevels - kPhase + kEvery - 1) / kEvery;
   const Thresholds<kLevels> thresholds(t.thresholds + j * (kPrototypes - 1));
-  f32v x[kLevels], e[kAsked + 1];
-  i32x leaf[kAsked + 1];  // the other one of every level, and the code
-  ask<kLevels, kPhase>(t, image, tile, j, x);
+  f32v x[kLevels], e[kLevels + 1];
+  i32x leaf[kLevels + 1];  // the other one of every level, and the code
+  ask(t, image, tile, j, x);
   const i32x code = load_codes(codes + j * t.pixels + tile.pixel, tile);
-  leaf[kAsked] = code;
-  times<kAsked>([&](auto i) JT_FLAT {
-    constexpr int l = kPhase + i * kEvery;
+  leaf[kLevels] = code;
+  times<kLevels>([&](auto l) JT_FLAT {
     i32x other = differ(both(code, broadcast((2 << l) - 1)), broadcast(1 << l));
     times<kLevels - 1 - l>([&](auto m) JT_FLAT {
       constexpr int level = l + 1 + m;
       other = either(other, thresholds.template answer<level>(x[level], other));
     });
-    leaf[i] = other;
+    leaf[l] = other;
   });
   weigh(tile, to.sums + tile.pixel * t.outputs, t.entries + j * kPrototypes * t.outputs, t.outputs, leaf, e);
-  times<kAsked>([&](auto i) JT_FLAT {
-    constexpr int l = kPhase + i * kEvery;
+  times<kLevels>([&](auto l) JT_FLAT {
     const i32x before = both(code, broadcast((1 << l) - 1));
-    const f32v change = choose(bit_set<l>(code), sub(e[kAsked], e[i]), sub(e[i], e[kAsked]));
-    const f32v slope = choose(tile.mask, soften(sub(x[l], thresholds.template at<l>(before)), mul(change, set1(kEvery)), to.tau), zero());
+    const f32v change = choose(bit_set<l>(code), sub(e[kLevels], e[l]), sub(e[l], e[kLevels]));
+    const f32v slope = choose(tile.mask, soften(sub(x[l], thresholds.template at<l>(before)), change, to.tau), zero());
     float* const level = for_thresholds + ((1 << l) - 1) * W;
     if constexpr (l < kFew) {
       for (int n = 0; n < 1 << l; ++n) {
@@ -129,7 +126,7 @@ void slopes(const Trees& t, const float* image, const uint8_t* codes, const Tile
   });
 }
 
-template <int kLevels, int kEvery>
+template <int kLevels>
 void backward_tiles(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kNear = near_codebooks(kLevels);
   const int64_t k = t.outputs;
@@ -140,23 +137,13 @@ void backward_tiles(const Trees& t, const float* image, const uint8_t* codes, co
       const Tile tile = tile_at(t, pixel);
       const float* g = to.sums + pixel * k;
       for (int64_t j = some; j < end; ++j) {
-        const int64_t phase = asked_of(to, pixel, j);
-        times<kEvery>([&](auto p) JT_FLAT {
-          if (p == phase) slopes<kLevels, kEvery, p>(t, image, codes, tile, j, for_thresholds[j - some], to);
-        });
+        slopes<kLevels>(t, image, codes, tile, j, for_thresholds[j - some], to);
         for (int64_t p = 0; p < tile.live; ++p) add_to(to.entries + (j * kPrototypes + codes[j * t.pixels + pixel + p]) * k, g + p * k, k);
       }
     }
     for (int64_t j = some; j < end; ++j)
       for (int n = 0; n < kNodes; ++n) to.thresholds[j * kNodes + n] += sum(load(for_thresholds[j - some] + n * W));
   }
-}
-
-template <int kLevels>
-void backward_tiles(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
-  (to.every == 1   ? backward_tiles<kLevels, 1>
-   : to.every == 2 ? backward_tiles<kLevels, 2>
-                   : backward_tiles<kLevels, 4>)(t, image, codes, to);
 }
 
 #endif

@@ -12,9 +12,8 @@ from jettison.tabconv import lookup  # noqa: E402
 from jettison.tabconv.lookup import LookUp  # noqa: E402
 
 
-def test_gradients_are_those_of_a_layer_with_one_soft_question(monkeypatch) -> None:
+def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
     """Each by finite differences in float64, with a walk down the tree of its own."""
-    monkeypatch.setattr(lookup, "EVERY", 1)
     rng, tau, levels = np.random.default_rng(0), 0.1, 3
     x, g = rng.random((60, 6)), rng.standard_normal((60, 4))  # two trees; every input is asked once
     thresholds, entries = rng.random((2, 7)), rng.standard_normal((2, 8, 4))
@@ -48,21 +47,6 @@ def test_gradients_are_those_of_a_layer_with_one_soft_question(monkeypatch) -> N
         np.testing.assert_allclose(got.grad, want, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("every", [2, 4])
-def test_a_sample_of_the_questions_stands_for_all(every: int) -> None:
-    """An image `every` times in a batch is asked everything once: its mean gradient is the exact one."""
-    torch.manual_seed(0)
-    x, starts, places = torch.randn(1, 60), torch.arange(40), torch.randint(0, 20, (5, 4))
-    thresholds, entries, grad = torch.randn(5, 15), torch.randn(80, 6), torch.randn(40, 6)
-    codes, _ = lookup._native_forward(x, starts, places, thresholds, entries)
-    want = lookup._native_backward(x, starts, places, thresholds, entries, codes, grad, 0.7, 1)
-    again = [t.repeat(every, *(1,) * (t.dim() - 1)) for t in (x, codes, grad)]
-    got = lookup._native_backward(again[0], starts, places, thresholds, entries, again[1], again[2], 0.7, every)
-    for a, b in zip((got[0].mean(0, keepdim=True), got[1] / every, got[2] / every), want):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(got[0][:1], want[0])
-
-
 # images, pixels, codebooks, levels, outputs
 SIZES = [
     (3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (2, 32, 130, 4, 33), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1),
@@ -72,9 +56,8 @@ SIZES = [
 
 @pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("row", [0, 4, 8, 19])
-@pytest.mark.parametrize("every", [1, 2, 4])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, ...], row: int, every: int, monkeypatch) -> None:
+def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, ...], row: int, monkeypatch) -> None:
     """Places are drawn by lot, so that trees ask one input twice. row: pixels side by side; 0: starts are drawn by lot too."""
     n, pixels, codebooks, levels, outputs = size
     monkeypatch.setattr(lookup, "ISA", isa)
@@ -85,12 +68,12 @@ def test_native_training_step_equals_that_in_pytorch(isa: str, size: tuple[int, 
     thresholds, entries = torch.randn(codebooks, 2**levels - 1), torch.randn(codebooks * 2**levels, outputs)
     grad = torch.randn(n * pixels, outputs)
     codes, sums = lookup._forward(x, starts, places, thresholds, entries)
-    want = lookup._backward(x, starts, places, thresholds, entries, codes, grad, 0.7, every)
+    want = lookup._backward(x, starts, places, thresholds, entries, codes, grad, 0.7)
     threads = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
         native_codes, native_sums = lookup._native_forward(x, starts, places, thresholds, entries)
-        got = [lookup._native_backward(x, starts, places, thresholds, entries, native_codes, grad, 0.7, every) for _ in range(2)]
+        got = [lookup._native_backward(x, starts, places, thresholds, entries, native_codes, grad, 0.7) for _ in range(2)]
         torch.set_num_threads(threads)
         assert torch.equal(native_codes.transpose(1, 2).flatten(0, 1).long(), codes)
         torch.testing.assert_close(native_sums, sums)

@@ -11,10 +11,6 @@ With g = ∂L/∂y of a layer y[k] = Σ_j T[k, j, code[j]], the backward step gi
 σ is the logistic function: `slope` is the derivative of the layer whose question l alone is soft. The input's gradient is the sum of
 the slopes of all questions that ask it, so layers before learn to give what trees tell apart.
 
-Of every EVERY questions of a tree one is asked, its slope taken EVERY times, as in a sum estimated from a sample; which one goes
-by turns from image to image, from codebook to codebook and along the image, so that each question is asked of one in EVERY images
-wherever it stands. The expectation over the order of the images is the gradient above.
-
 On a processor native/lookup.cpp does it; elsewhere PyTorch's operations, of which it takes so many that a processor needs
 several times as long with them.
 
@@ -33,8 +29,6 @@ from torch import Tensor
 from .. import _native
 
 ISA = _native.isas()[0]
-EVERY = 4  # questions, of which one is asked and stands for them
-TURN = 16  # neighbouring pixels that ask the same ones
 CHUNK = 2048  # rows at once in PyTorch: what belongs to them stays in a cache
 
 
@@ -56,7 +50,7 @@ class LookUp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor, None]:
         x, starts, places, thresholds, entries, codes = ctx.saved_tensors
         step = _native_backward if ctx.native else _backward
-        for_x, for_thresholds, for_entries = step(x, starts, places, thresholds, entries, codes, grads[0].contiguous(), ctx.tau, EVERY)
+        for_x, for_thresholds, for_entries = step(x, starts, places, thresholds, entries, codes, grads[0].contiguous(), ctx.tau)
         return for_x, None, None, for_thresholds.view_as(thresholds).to(thresholds.dtype), for_entries, None
 
 
@@ -75,13 +69,13 @@ def _native_forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tenso
 
 
 def _native_backward(
-    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float, every: int
+    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     threads, x = torch.get_num_threads(), x.contiguous()
     for_x, for_thresholds, for_entries = torch.zeros_like(x), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
     g = grad.view(len(x), len(starts), -1)
     layer = _layer(x, starts, places, thresholds, entries)
-    layer.backward(_native.Pool(threads), ISA, x, codes, g, tau, every, for_x, for_thresholds, for_entries)
+    layer.backward(_native.Pool(threads), ISA, x, codes, g, tau, for_x, for_thresholds, for_entries)
     return for_x, for_thresholds.sum(0), for_entries.sum(0)
 
 
@@ -94,17 +88,14 @@ def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entr
 
 
 def _backward(
-    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float, every: int
+    x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     few, at = max(1, CHUNK // len(starts)), starts.view(-1, 1, 1) + places
     for_x, for_entries = torch.zeros_like(x), torch.zeros_like(entries)
     for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=x.device)
-    rows, done = few * len(at), 0
+    rows = few * len(at)
     for piece, its_gradient, g, code in zip(x.split(few), for_x.split(few), grad.split(rows), codes.split(rows)):
         slope, node = _slopes(_asked(piece, at), code, thresholds, g @ entries.T, tau)
-        if every > 1:
-            slope = slope.view(len(piece), len(at), *slope.shape[1:]) * _stands(done, len(piece), places, len(at), every)
-        done += len(piece)
         for_entries += _one_hot(code, thresholds.shape[1] + 1).T @ g
         for_thresholds -= torch.bincount(node.flatten(), slope.flatten(), thresholds.numel())
         its_gradient.index_add_(1, at.flatten(), slope.view(len(piece), -1))
@@ -140,13 +131,6 @@ def _slopes(asked: Tensor, code: Tensor, thresholds: Tensor, each: Tensor, tau: 
         node[:, :, i] = before + (_first(code, prototypes - 1) + (1 << i) - 1)
     soft = torch.sigmoid((asked - thresholds.flatten()[node]) / tau)
     return change * soft * (1 - soft) / tau, node
-
-
-def _stands(first: int, images: int, places: Tensor, pixels: int, every: int) -> Tensor:
-    """(images, pixels, C, L): `every` for the questions that are asked, 0 for the others; as asked_of in native/lookup.h."""
-    image, pixel, codebook, level = (torch.arange(n, device=places.device) for n in (images, pixels, *places.shape))
-    phase = (image + first).view(-1, 1, 1, 1) + (pixel // TURN).view(-1, 1, 1) + codebook.view(-1, 1)
-    return every * (phase % every == level % every).to(torch.float32)
 
 
 def _one_hot(code: Tensor, prototypes: int) -> Tensor:
