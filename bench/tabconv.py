@@ -75,11 +75,11 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
     Case("resnet20_cifar", "cifar10", "lut9x64", 0),
     Case("resnet20_cifar", "cifar10", "lut9x64", 0, epochs=40),
-    Case("nin", "mnist", "lut256", 3, include=("*",), saved=98.9, kept=81),
-    Case("resnet18_strided", "mnist", "lut256", 3, include=("*",), saved=99.4, kept=93),
+    Case("nin", "mnist", "lut256x256", 3, include=("*",), saved=98.9, kept=81),
+    Case("resnet18_strided", "mnist", "lut256x256", 3, include=("*",), saved=99.4, kept=93),
     Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
     Case("resnet34_strided", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
-    Case("resnet34_strided", "mnist", "lut256", 3, include=("*",), saved=99.3, kept=93),
+    Case("resnet34_strided", "mnist", "lut256x256", 3, include=("*",), saved=99.3, kept=93),
     Case("resnet18_strided", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
     Case("nin", "cifar10", "lut9", 30),
 )

@@ -174,6 +174,15 @@ def test_more_inputs_per_codebook_lose_more(exact: Graph, fitted) -> None:
     assert all(f.error > fine[f.name] for f in coarse if f.error is not None)
 
 
+def test_of_many_inputs_the_few_that_are_tried_do_nearly_as_well_as_all(exact: Graph, monkeypatch) -> None:
+    def errors(most: int) -> list[float]:
+        monkeypatch.setattr(tree, "MOST", most)
+        return [f.error for f in tabconv.fit(exact, images(200), Lut(36), seed=1, threads=1)[1] if f.error is not None]
+
+    few, every = errors(12), errors(36)
+    assert len(every) == 3 and max(a / b for a, b in zip(few, every)) < 1.1
+
+
 def test_more_prototypes_lose_less_and_are_fitted_by_the_reference(exact: Graph) -> None:
     few, many = (tabconv.fit(exact, images(60), Lut(9, k), seed=1, threads=1) for k in (4, 8))
     assert all(b.error < a.error for a, b in zip(few[1], many[1]) if a.error is not None)

@@ -5,8 +5,8 @@
 
 A 3×3 kernel with v = 9 has one channel in a codebook: neighbouring pixels are alike, and few prototypes suffice.
 Trees grow level by level. On a level all nodes ask the same input, each with its own threshold: the input and the
-thresholds with the least squared error of z around the means of the children, all v inputs and all thresholds tried; of a z of many
-directions those are enough that it varies along most.
+thresholds with the least squared error of z around the means of the children. All thresholds are tried, of up to 32 inputs; where
+there are more, of those that explain most of z linearly within the nodes, and z in the directions along which it varies most.
 Inputs are u8, so sums over their 256 values are all that is needed.
 
 Source: Blalock & Guttag 2021 (arXiv 2106.10860), section 4.1 and algorithm 2, which measures the error of x itself and
@@ -23,7 +23,7 @@ import numpy as np
 from ..formats import Lut
 
 VALUES = 256  # of a u8
-DIRECTIONS = 32  # of z that are kept apart: those along which it varies most
+MOST = 32  # inputs that are tried, and directions of z
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ def _root(w: np.ndarray) -> np.ndarray:
 
 
 def _principal(z: np.ndarray) -> np.ndarray:
-    """z (n, v) of zero mean in its `DIRECTIONS` of largest variance, or as it is if there are no more."""
-    if z.shape[1] <= DIRECTIONS:
+    """z (n, v) of zero mean in its `MOST` directions of largest variance, or as it is if there are no more."""
+    if z.shape[1] <= MOST:
         return z
-    return z @ np.linalg.eigh(z.T @ z)[1][:, -DIRECTIONS:]
+    return z @ np.linalg.eigh(z.T @ z)[1][:, -MOST:]
 
 
 def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[int], np.ndarray]:
@@ -75,12 +75,31 @@ def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[int], np.ndar
     asked: list[int] = []
     thresholds: list[np.ndarray] = []
     for level in range(levels):
-        found = [_best(x[:, d], z, node, 1 << level) for d in range(x.shape[1])]
-        best = int(np.argmax([gain for gain, _ in found]))
+        found = {d: _best(x[:, d], z, node, 1 << level) for d in _candidates(x, z, node, 1 << level)}
+        best = max(found, key=lambda d: found[d][0])
         asked.append(best)
         thresholds.append(found[best][1])
         node += (x[:, best] > found[best][1][node]).astype(np.int64) << level
     return asked, np.concatenate(thresholds)
+
+
+def _candidates(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> list[int]:
+    """The `MOST` inputs d with the largest ‖cov(x_d, z)‖² / var(x_d) within the nodes, or all if there are no more."""
+    if x.shape[1] <= MOST:
+        return list(range(x.shape[1]))
+    count = np.maximum(np.bincount(node, minlength=nodes), 1)[:, None]
+    order = np.argsort(node, kind="stable")
+    starts = np.searchsorted(node[order], np.arange(nodes))
+    filled = np.bincount(node, minlength=nodes) > 0
+
+    def within(a: np.ndarray) -> np.ndarray:
+        mean = np.zeros((nodes, a.shape[1]), np.float32)
+        mean[filled] = np.add.reduceat(a[order], starts[filled], axis=0)
+        return a - (mean / count)[node]
+
+    inputs, targets = within(x.astype(np.float32)), within(z)
+    explained = ((inputs.T @ targets) ** 2).sum(axis=1) / np.maximum((inputs**2).sum(axis=0), 1e-9)
+    return sorted(int(d) for d in np.argsort(explained)[-MOST:])
 
 
 def _best(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> tuple[float, np.ndarray]:
