@@ -20,6 +20,8 @@ from typing import Any
 from table_cells import machine, percent, ratio
 from tables_fusion import convfirst, fusion, fusion_bound
 
+from jettison.formats.lut import NATIVE_PROTOTYPES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MARK = re.compile(r"(<!-- results: (\w+)[^>]*-->\n).*?(<!-- /results -->)", re.DOTALL)
@@ -142,19 +144,17 @@ def int8(results: dict[str, dict[str, Any]]) -> str:
     return head + "".join(out) if out else ""
 
 
-LUTS = tuple(f"lut{k}" for k in (16, 32, 64, 128, 256))
-
-
 def lut(results: dict[str, dict[str, Any]]) -> str:
     """A line for each layer, times in µs."""
     tables = []
     for r in (r for r in results.values() if "layers" in r):
-        where, more = f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:", " | ".join(f"K = {k}" for k in (32, 64, 128, 256))
+        where = f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:"
+        more = " | ".join(f"K = {k}" for k in NATIVE_PROTOTYPES[1:])
         lines = [f"{where}\n\n| layer | v | dense int8, median µs (p10 – p90) | K = 16 | gain | {more} |\n{9 * '|---'}|\n"]
         for row in r["layers"]:
             layer = f"{row['h']}×{row['w']}, {row['c']} → {row['k']}, {row['r']}×{row['s']}"
             dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut16"))
-            gain = " | ".join(f"{row['gain'][name]:.2f}×" if name in row["gain"] else "–" for name in LUTS)
+            gain = " | ".join(f"{row['gain'][f'lut{k}']:.2f}×" if f"lut{k}" in row["gain"] else "–" for k in NATIVE_PROTOTYPES)
             lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {gain} |\n")
         tables.append("".join(lines))
     return "\n".join(tables)

@@ -284,16 +284,43 @@ JT_INLINE Share share(const Problem& a, const Planes& p, int64_t job, int64_t bl
           range(ceil_div(a.k, block_width), parts, job % parts)};
 }
 
+// All that a job needs to know.
+struct Task {
+  Planes planes;
+  Share share;
+  Layout at;
+  Workspace memory;
+  EpilogueI8 end;
+  const uint8_t *packed, *trees, *tables;
+  const Split* splits;
+};
+
+JT_INLINE Task task(const Call& call, int64_t job, const Forest& f, int64_t block_width, int64_t step) {
+  const Problem& a = *call.problem;
+  Task t;
+  t.planes = planes_of(a);
+  t.share = share(a, t.planes, job, block_width);
+  t.at = layout(a, t.planes, f, block_width, step);
+  t.memory = workspace(a, t.planes, call.workspace);
+  t.packed = (const uint8_t*)call.packed;
+  t.end = epilogue_i8(a, t.at.head, t.packed);
+  t.trees = t.packed + t.at.trees, t.tables = t.packed + t.at.tables;
+  t.splits = (const Split*)(t.packed + t.at.splits);
+  return t;
+}
+
 // then(tile, its planes) for every tile of a job, its pixels found.
 template <class Then>
-JT_INLINE void for_tiles(const Call& call, const Planes& p, const Share& s, const Layout& at, const Forest& f, const Workspace& w,
-                         const Then& then) {
+JT_INLINE void for_tiles(const Call& call, const Task& t, const Forest& f, const Then& then) {
   const Problem& a = *call.problem;
-  const uint8_t *packed = (const uint8_t*)call.packed, *x = image_i8(call, s.image);
-  for (int64_t tile = s.first; tile < s.last; ++tile) {
-    if (p.flat || tile == s.first) fill_planes(a, p, x, packed, tile * kRows - p.lead, (const Picks*)(packed + at.picks), f.picked, w);
+  const Planes& p = t.planes;
+  const Workspace& w = t.memory;
+  const uint8_t* x = image_i8(call, t.share.image);
+  for (int64_t tile = t.share.first; tile < t.share.last; ++tile) {
+    if (p.flat || tile == t.share.first)
+      fill_planes(a, p, x, t.packed, tile * kRows - p.lead, (const Picks*)(t.packed + t.at.picks), f.picked, w);
     find_pixels(a, p, tile * kRows, w);
-    then(tile, PlaneBytes{w.planes + (p.flat ? 0 : (tile - s.first) * kRows), p.stride, w.taken, packed[0]});
+    then(tile, PlaneBytes{w.planes + (p.flat ? 0 : (tile - t.share.first) * kRows), p.stride, w.taken, t.packed[0]});
   }
 }
 

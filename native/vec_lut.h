@@ -36,6 +36,12 @@ struct Split {
 constexpr int kWords = 2 * W;
 
 #if defined(JETTISON_AVX512)
+constexpr int kRows = 64;
+constexpr int kStep = 4;
+constexpr int kEntryOffset = 0;  // added to every entry
+
+using Taken = __mmask64;
+
 using i16v = __m512i;
 JT_INLINE i16v load_words(const uint8_t* bytes) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)bytes)); }
 JT_INLINE i16v add_words(i16v a, i16v b) { return _mm512_add_epi16(a, b); }
@@ -44,6 +50,12 @@ JT_INLINE i32v widen(i16v v) {
   return _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, kHalf));
 }
 #elif defined(JETTISON_AVX2)
+constexpr int kRows = 32;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 128;
+
+using Taken = __m256i;  // a byte of ones or zeros for every row
+
 using i16v = __m256i;
 JT_INLINE i16v load_words(const uint8_t* bytes) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)bytes)); }
 JT_INLINE i16v add_words(i16v a, i16v b) { return _mm256_add_epi16(a, b); }
@@ -52,6 +64,14 @@ JT_INLINE i32v widen(i16v v) {
   return _mm256_cvtepi16_epi32(_mm256_extracti128_si256(v, kHalf));
 }
 #else
+constexpr int kRows = 16;
+constexpr int kStep = 1;
+constexpr int kEntryOffset = 0;
+
+struct Taken {
+  bool row[kRows];
+};
+
 typedef int16_t i16v __attribute__((vector_size(16)));
 JT_INLINE i16v load_words(const uint8_t* bytes) {
   typedef int8_t i8v __attribute__((vector_size(8)));
@@ -64,28 +84,6 @@ template <int kHalf>
 JT_INLINE i32v widen(i16v v) {
   return i32v{v[4 * kHalf], v[4 * kHalf + 1], v[4 * kHalf + 2], v[4 * kHalf + 3]};
 }
-#endif
-
-#if defined(JETTISON_AVX512)
-constexpr int kRows = 64;
-constexpr int kStep = 4;
-constexpr int kEntryOffset = 0;  // added to every entry
-
-using Taken = __mmask64;
-#elif defined(JETTISON_AVX2)
-constexpr int kRows = 32;
-constexpr int kStep = 1;
-constexpr int kEntryOffset = 128;
-
-using Taken = __m256i;  // a byte of ones or zeros for every row
-#else
-constexpr int kRows = 16;
-constexpr int kStep = 1;
-constexpr int kEntryOffset = 0;
-
-struct Taken {
-  bool row[kRows];
-};
 #endif
 
 #if !defined(JETTISON_AVX512)

@@ -125,25 +125,19 @@ void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
 template <int kLevels>
 void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Problem& a = *call.problem;
-  const Planes p = planes_of(a);
-  const Share s = share(a, p, job, kBlock);
-  const uint8_t* packed = (const uint8_t*)call.packed;
-  const Layout at = layout(a, p, f);
-  const Workspace w = workspace(a, p, call.workspace);
+  const Task t = task(call, job, f, kBlock, kStep);
+  const Workspace& w = t.memory;
   int32_t* const sums = (int32_t*)((char*)call.workspace + w.bytes);
   uint8_t* const finished = (uint8_t*)sums + kSumsBytes;
-  const Split* splits = (const Split*)(packed + at.splits);
-  const EpilogueI8 end = epilogue_i8(a, at.head, packed);
-  const int64_t from = s.blocks.begin * kBlock, to = min64(s.blocks.end * kBlock, a.k);
-  const int64_t ahead = p.flat ? align64(ceil_div(kRows * a.c, ceil_div(to - from, kOutputs))) : 0;
-  for_tiles(call, p, s, at, f, w, [&](int64_t tile, const PlaneBytes& planes) JT_FLAT {
-    for (int64_t i = 0; i < at.steps; ++i)
-      encode<kLevels>(planes, splits + i * kStep * kLevels, packed + at.trees + i * kStep * tree_bytes(kLevels),
-                      w.codes + i * kStep * kRows);
-    const uint8_t* next = image_i8(call, s.image) + (tile + 1) * kRows * a.c;
+  const int64_t steps = t.at.steps, from = t.share.blocks.begin * kBlock, to = min64(t.share.blocks.end * kBlock, a.k);
+  const int64_t ahead = t.planes.flat ? align64(ceil_div(kRows * a.c, ceil_div(to - from, kOutputs))) : 0;
+  for_tiles(call, t, f, [&](int64_t tile, const PlaneBytes& planes) JT_FLAT {
+    for (int64_t i = 0; i < steps; ++i)
+      encode<kLevels>(planes, t.splits + i * kStep * kLevels, t.trees + i * kStep * tree_bytes(kLevels), w.codes + i * kStep * kRows);
+    const uint8_t* next = image_i8(call, t.share.image) + (tile + 1) * kRows * a.c;
     for (int64_t o = from; o < to; o += W)
-      finish_tile<kLevels>(a, end, block_of(call, at.head, s.image, o / W, W),
-                           {w.codes, packed + at.tables + o * at.steps * step_bytes(f), at.steps, step_bytes(f), w.pixel, sums, finished,
+      finish_tile<kLevels>(a, t.end, block_of(call, t.at.head, t.share.image, o / W, W),
+                           {w.codes, t.tables + o * steps * step_bytes(f), steps, step_bytes(f), w.pixel, sums, finished,
                             next + (o - from) / kOutputs * ahead, ahead});
   });
 }

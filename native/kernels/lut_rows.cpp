@@ -21,13 +21,14 @@ Layout layout(const Problem& a, const Planes& p, const Forest& f) { return layou
 // Channels of a block, filled up.
 int64_t row_bytes(const Problem& a, int64_t block) { return ceil_div(vectors_of(a, block, kWide), 2) * kWords; }
 
-int64_t block_bytes(const Forest& f) { return (f.codebooks << f.levels) * kWide; }
+int64_t block_bytes(const Forest& f) { return (f.codebooks << f.levels) * kWide; }  // but for the last
 
 bool accepts(const Problem& a, const Constants& c) { return has_forest(a, c, kLeastLevels, kMostLevels); }
 
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   const Forest f = forest(c);
-  return layout(a, planes_of(a), f).tables + ceil_div(a.k, kWide) * block_bytes(f);
+  const int64_t last = ceil_div(a.k, kWide) - 1;
+  return layout(a, planes_of(a), f).tables + last * block_bytes(f) + (f.codebooks << f.levels) * row_bytes(a, last);
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
@@ -93,24 +94,19 @@ void finish_block(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
 template <int kLevels>
 void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Problem& a = *call.problem;
-  const Planes p = planes_of(a);
-  const Share s = share(a, p, job, kWide);
-  const uint8_t* packed = (const uint8_t*)call.packed;
-  const Layout at = layout(a, p, f);
-  const Workspace w = workspace(a, p, call.workspace);
-  const Split* splits = (const Split*)(packed + at.splits);
-  const EpilogueI8 end = epilogue_i8(a, at.head, packed);
-  for_tiles(call, p, s, at, f, w, [&](int64_t, const PlaneBytes& planes) JT_FLAT {
+  const Task t = task(call, job, f, kWide, 1);
+  const Workspace& w = t.memory;
+  for_tiles(call, t, f, [&](int64_t, const PlaneBytes& planes) JT_FLAT {
     for (int64_t i = 0; i < f.codebooks; ++i)
-      encode_one<kLevels>(planes, splits + i * kLevels, packed + at.trees + i * tree_bytes(kLevels), w.codes + i * kRows);
-    for (int64_t i = s.blocks.begin; i < s.blocks.end; ++i) {
-      const BlockI8 b = block_of(call, at.head, s.image, i, kWide);
-      const Look l = {w.codes, packed + at.tables + i * block_bytes(f), f.codebooks, kLevels};
+      encode_one<kLevels>(planes, t.splits + i * kLevels, t.trees + i * tree_bytes(kLevels), w.codes + i * kRows);
+    for (int64_t i = t.share.blocks.begin; i < t.share.blocks.end; ++i) {
+      const BlockI8 b = block_of(call, t.at.head, t.share.image, i, kWide);
+      const Look l = {w.codes, t.tables + i * block_bytes(f), f.codebooks, kLevels};
       const int64_t vectors = vectors_of(a, i, kWide);
       (vectors == 1   ? finish_block<1>
        : vectors == 2 ? finish_block<2>
        : vectors == 3 ? finish_block<3>
-                      : finish_block<4>)(a, end, b, l, w.pixel);
+                      : finish_block<4>)(a, t.end, b, l, w.pixel);
     }
   });
 }

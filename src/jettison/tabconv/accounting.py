@@ -6,6 +6,7 @@
 
 A multiply-add, a comparison and an addition of a looked-up entry are one operation each. The kernel's tree takes three
 instructions a level (threshold, comparison, bit), its codebooks are filled up to C' a multiple of 4, outputs to k' of 4.
+Those are the numbers of `lut`; `lut_rows` fills up outputs alone.
 
 Source of the paper's count: Gupta et al. 2024 (arXiv 2404.05872), section III-D.
 """

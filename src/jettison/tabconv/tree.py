@@ -87,15 +87,13 @@ def _candidates(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> l
     """The `MOST` inputs d with the largest ‖cov(x_d, z)‖² / var(x_d) within the nodes, or all if there are no more."""
     if x.shape[1] <= MOST:
         return list(range(x.shape[1]))
-    count = np.maximum(np.bincount(node, minlength=nodes), 1)[:, None]
-    order = np.argsort(node, kind="stable")
-    starts = np.searchsorted(node[order], np.arange(nodes))
-    filled = np.bincount(node, minlength=nodes) > 0
+    count = np.bincount(node, minlength=nodes)
+    order, starts, filled = np.argsort(node, kind="stable"), np.cumsum(count) - count, count > 0
 
     def within(a: np.ndarray) -> np.ndarray:
         mean = np.zeros((nodes, a.shape[1]), np.float32)
-        mean[filled] = np.add.reduceat(a[order], starts[filled], axis=0)
-        return a - (mean / count)[node]
+        mean[filled] = np.add.reduceat(a[order], starts[filled], axis=0) / count[filled, None]
+        return a - mean[node]
 
     inputs, targets = within(x.astype(np.float32)), within(z)
     explained = ((inputs.T @ targets) ** 2).sum(axis=1) / np.maximum((inputs**2).sum(axis=0), 1e-9)
