@@ -4,6 +4,7 @@
 #   make test      install, check style and types, run all tests
 #   make native    rebuild the extension after a change in native/
 #   make asan      the tests of native code under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make emulate   the tests of native code with AVX-512 in software, on a processor without it; needs SIMDe's headers
 #   make lint      ruff, basedpyright, clang-format (checks only)      make format    apply ruff and clang-format
 #   make bench     measure all engines on this machine, write bench/results/
 #   make docs      regenerate tables and figures from bench/results/
@@ -23,7 +24,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --quiet --no-compile -c constraints.txt $(PIP_FLAGS)
-NATIVE := $(wildcard native/* native/kernels/*)
+NATIVE := $(wildcard native/* native/*/*)
 CPP := $(filter %.cpp %.h,$(NATIVE))
 
 # ---- install
@@ -96,6 +97,21 @@ $(ASAN)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pypr
 	$(PYTHON) -m venv $(ASAN)/venv
 	$(ASAN)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
 		-C build-dir=$(ASAN)/native -C cmake.build-type=RelWithDebInfo -C cmake.define.JETTISON_SANITIZE=ON
+	touch $@
+
+# Another: AVX-512 kernels tested where the processor has none. To build it takes some ten minutes.
+EMULATE := build/emulate
+EMULATE_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_lut.py tests/test_runtime.py
+.PHONY: emulate
+emulate: $(EMULATE)/.ready
+	$(EMULATE)/venv/bin/python -m pytest -p no:cacheprovider $(EMULATE_TESTS)
+
+$(EMULATE)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pyproject.toml CMakeLists.txt | tools
+	@if ! echo '#include <simde/x86/avx512.h>' | $(CXX) -E -x c++ - >/dev/null 2>&1; then \
+		echo "make emulate needs SIMDe's headers: apt-get install libsimde-dev, or CXXFLAGS=-I/path/to/simde" >&2; exit 2; fi
+	$(PYTHON) -m venv $(EMULATE)/venv
+	$(EMULATE)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
+		-C build-dir=$(EMULATE)/native -C cmake.define.JETTISON_EMULATE=ON
 	touch $@
 
 .PHONY: bench

@@ -11,13 +11,6 @@ namespace {
 
 constexpr int kChains = kRegisters == 32 ? 12 : 10;  // sums of a loop
 
-#if defined(JETTISON_AVX512)
-#define JT_REGISTER "+v"
-#elif defined(__x86_64__)
-#define JT_REGISTER "+x"
-#else
-#define JT_REGISTER "+m"
-#endif
 template <class T>
 JT_INLINE void fresh(T& v) {
   __asm__ volatile("" : JT_REGISTER(v));

@@ -158,14 +158,19 @@ JT_INLINE f32v permute_lane(const Index* index, f32v v) {
 }
 #endif
 
+// Where a vector stays that the compiler must not compute or load anew.
+#if !defined(__x86_64__) || defined(JETTISON_EMULATED)
+#define JT_REGISTER "+m"
+#elif defined(JETTISON_AVX512)
+#define JT_REGISTER "+v"
+#else
+#define JT_REGISTER "+x"
+#endif
+
 // v, loaded once: else the compiler may load it again for every use, and loads are the scarcer resource.
 JT_INLINE f32v hold(f32v v) {
 #if defined(__x86_64__)
-#if defined(JETTISON_AVX512)
-  __asm__("" : "+v"(v));
-#else
-  __asm__("" : "+x"(v));
-#endif
+  __asm__("" : JT_REGISTER(v));
 #endif
   return v;
 }

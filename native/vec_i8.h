@@ -39,8 +39,12 @@ JT_INLINE void store_u8_first(uint8_t* p, i32v v, int64_t n) {
 JT_INLINE i8q load_quad(const void* p) { return _mm512_loadu_si512(p); }
 // _mm512_dpbusd_epi32, whose type is another one to GCC than __m512i: it then copies every sum in every round of a loop.
 JT_INLINE i32v dot(i32v acc, u8q x, i8q w) {
+#if defined(JETTISON_EMULATED)
+  return _mm512_dpbusd_epi32(acc, x, w);
+#else
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
   return acc;
+#endif
 }
 using u8p = u8q;
 using i8p = i8q;

@@ -327,6 +327,22 @@ def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> No
 # ---- the command line
 
 
+def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
+    """Without a loss of the scores, gradients are those of Σ_layers mean((y − wanted)²)/var(wanted)."""
+    made, x = fitted[0], torch.from_numpy(images(40, seed=5))
+    drawn, plain = TableNetwork(made, exact).train(), TableNetwork(made).train()
+    assert drawn.state_dict().keys() == plain.state_dict().keys()  # the exact network is not stored
+    (drawn(x) * 0).sum().backward()
+    got, wanted = plain.tensors(x), TableNetwork(exact).eval().tensors(x)
+    tabulated = [op.outputs[0] for op in made.ops if isinstance(op.format, Lut)]
+    sum((got[t] - wanted[t]).square().mean() / wanted[t].var(correction=0) for t in tabulated).backward()  # type: ignore[union-attr]
+    gradients = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert any(g.abs().max() > 0 for g in gradients.values())
+    for name, p in drawn.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(p.grad, gradients[name])
+
+
 def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     from jettison import cli, file
 

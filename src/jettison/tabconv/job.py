@@ -83,7 +83,7 @@ def tables_network(
             made = _fitted(int8, images(), settings, exact, include, len(cpus), progress)
         file.save(made, path)
     if settings.epochs:
-        net = TableNetwork(made)
+        net = TableNetwork(made, int8)
         train("tables", net, None)
         made = net.trained()
     report = [

@@ -8,7 +8,11 @@ Sums are normalised while training, by the statistics of the batch, as batch nor
 change every sum behind them. It starts as the identity and is folded into the tables' scales and the bias at the end.
 Every parameter is in units of its layer's deviation or range, so that one learning rate suits all.
 
-Source: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
+Beside the loss of the scores, each layer of tables is drawn to what the exact network gives there (`_Drawn`): far from the scores
+the gradients of many hard layers say little.
+
+Sources: Romero et al. 2015 (FitNets, arXiv 1412.6550): learning from a teacher's layers;
+Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
 together.
 """
 
@@ -36,22 +40,37 @@ TEMPERATURE = 12.0  # τ, in steps of the u8 input
 LEVELS = 255  # steps of a u8
 MOMENTUM = 0.1  # of a new batch in the running statistics
 EPS = 1e-12
+PULL = 1.0  # weight of each layer's distance from the exact network's
 ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
 
 
 class TableNetwork(nn.Module):
-    """graph: int8 with `Lut` layers. Images (n, c, h, w) in, scores out."""
+    """graph: int8 with `Lut` layers. exact: the network it was made from, to learn from its layers. Images (n, c, h, w) in, scores out."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, exact: Graph | None = None) -> None:
         super().__init__()
         self.graph = graph
         self.steps = nn.ModuleList(_step(graph, op) for op in graph.ops)
+        self._exact = () if exact is None else (TableNetwork(exact).eval(),)  # no submodule: it is neither trained nor stored
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.tensors(images)[self.graph.outputs[0]]
+
+    def tensors(self, images: Tensor) -> dict[str, Tensor]:
+        """Of the whole network, by name."""
+        wanted = self._wanted(images) if self.training else {}
         values = {self.graph.inputs[0]: images}
         for op, step in zip(self.graph.ops, self.steps):
-            values[op.outputs[0]] = step(*(values[name] for name in op.inputs))
-        return values[self.graph.outputs[0]]
+            name = op.outputs[0]
+            y = step(*(values[name] for name in op.inputs))
+            values[name] = _Drawn.apply(y, wanted[name]) if name in wanted else y
+        return values
+
+    @torch.no_grad()
+    def _wanted(self, images: Tensor) -> dict[str, Tensor]:
+        """What the exact network gives where this one looks up tables."""
+        tabulated = [op.outputs[0] for op, step in zip(self.graph.ops, self.steps) if isinstance(step, _Tables)]
+        return {name: tensors[name] for net in self._exact for tensors in [net.to(images.device).tensors(images)] for name in tabulated}
 
     def trained(self) -> Graph:
         """The graph with what was learnt, in integers."""
@@ -100,6 +119,20 @@ class _Quantize(torch.autograd.Function):
 def _quantized(x: Tensor, to: TensorSpec) -> Tensor:
     """A real tensor as u8 stands for it."""
     return x if to.dtype == "f32" else _Quantize.apply(x, to.scale, to.zero)  # type: ignore[return-value]
+
+
+class _Drawn(torch.autograd.Function):
+    """y; its gradient is that of the loss + `PULL`·mean((y − wanted)²)/var(wanted)."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, wanted: Tensor) -> Tensor:
+        variance = torch.var(wanted, correction=0).clamp(min=EPS)
+        ctx.save_for_backward((y - wanted) * (2 * PULL / y.numel() / variance))
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] + ctx.saved_tensors[0], None
 
 
 class _Step(nn.Module):
