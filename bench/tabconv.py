@@ -1,11 +1,11 @@
 """Table look-up on the paper's networks and on ResNet-20: operations saved, accuracy kept, storage, milliseconds.
 
-    python bench/tabconv.py --data-dir DATA [--weights resnet20_cifar=FILE]     the whole queue
+    python bench/tabconv.py --data-dir DATA                                     the whole queue
     python bench/tabconv.py --data-dir DATA --list                              what is done and what is next
     python bench/tabconv.py --data-dir DATA --only NAME … [--epochs 0]          some rows; 0 epochs: fitted, not trained
     python bench/tabconv.py --data-dir DATA --time                              milliseconds of all finished rows
 
-A row is one run of `jettison.compression.compress`: dense training where no weights are given, int8, tables, training of the
+A row is one run of `jettison.compression.compress`: dense training where there are no weights yet, int8, tables, training of the
 tables; accuracy of the last epoch on the whole test set. It may be killed at any moment and is resumed with the same command:
 
     runs/tabconv/NAME/          what an interrupted run goes on from, then dense_int8.jettison and trained.jettison
@@ -43,6 +43,7 @@ from jettison.training.data import DataSet, load
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "tabconv.json"
 FOLDERS = {"cifar10": "cifar10-jpeg75", "mnist": "mnist", "tiny-imagenet": "tiny-imagenet-100"}
+WEIGHTS = {"resnet20_cifar": ROOT / "bench" / "weights" / "resnet20_cifar-10-epochs" / "dense-seed0.safetensors"}
 PRUNED = (NM(2, 4), NM(1, 4))
 BATCH = 250
 EPOCHS = 10
@@ -52,7 +53,7 @@ EPOCHS = 10
 class Case:
     """A row. saved, kept: shares of operations and of accuracy, in percent, that the paper reports; `budget` keeps that saving.
 
-    include: layers made tables although stem or classifier, without which the paper's largest savings cannot be reached.
+    include: layers made tables although stem or of few pixels, without which the paper's largest savings cannot be reached.
     epochs: of training the tables. fit_images: that they are fitted to; a layer of one pixel needs one for each prototype.
     """
 
@@ -76,11 +77,12 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
     Case("resnet20_cifar", "cifar10", "lut9x64", 0),
     Case("resnet20_cifar", "cifar10", "lut9x64", 0, epochs=40),
-    Case("nin", "mnist", "lut256x256", 3, include=("*",), saved=98.9, kept=81),
-    Case("resnet18_strided", "mnist", "lut256x256", 3, include=("*",), saved=99.4, kept=93, fit_images=8192),
+    Case("resnet20_cifar", "cifar10", "lut9x256", 0),
+    Case("nin", "mnist", "lut96x256", 3, include=("conv1",), saved=98.9, kept=81),
+    Case("resnet18_strided", "mnist", "lut171x256", 3, include=("conv1", "layer*"), saved=99.4, kept=93, fit_images=8192),
     Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
     Case("resnet34_strided", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
-    Case("resnet34_strided", "mnist", "lut256x256", 3, include=("*",), saved=99.3, kept=93, fit_images=8192),
+    Case("resnet34_strided", "mnist", "lut144x256", 3, include=("conv1", "layer*"), saved=99.3, kept=93, fit_images=8192),
     Case("resnet18_strided", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
     Case("nin", "cifar10", "lut9", 30),
 )
@@ -107,12 +109,12 @@ def main() -> None:
 
 
 def settings_of(case: Case, args: argparse.Namespace) -> Settings:
-    weights = dict(w.split("=", 1) for w in args.weights).get(case.network)
+    weights = WEIGHTS.get(case.network)
     return Settings(
         case.network,
         case.pattern,
         "tabconv",
-        weights=weights,
+        weights=str(weights) if weights else None,
         dense_epochs=0 if weights else case.dense_epochs,
         epochs=case.epochs,
         include=case.include,
@@ -220,7 +222,6 @@ def write(args: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data-dir", required=True, type=Path, help="folder with cifar10-jpeg75, mnist, tiny-imagenet-100")
-    p.add_argument("--weights", nargs="*", default=[], metavar="NETWORK=FILE", help="dense weights instead of dense training")
     p.add_argument("--only", nargs="*", default=[], metavar="NAME", help="rows; default: all")
     p.add_argument("--epochs", type=int, help="of training the tables, in the place of the rows' own: a first look")
     p.add_argument("--threads", type=int, default=1)
