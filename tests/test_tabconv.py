@@ -324,9 +324,6 @@ def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> No
     assert error(net.trained()) < 0.6 * error(made)
 
 
-# ---- the command line
-
-
 def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
     """Without a loss of the scores, gradients are those of Σ_layers mean((y − wanted)²)/var(wanted)."""
     made, x = fitted[0], torch.from_numpy(images(40, seed=5))
@@ -341,6 +338,9 @@ def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
     for name, p in drawn.named_parameters():
         if name in gradients:
             torch.testing.assert_close(p.grad, gradients[name])
+
+
+# ---- the command line
 
 
 def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:

@@ -11,9 +11,8 @@ Every parameter is in units of its layer's deviation or range, so that one learn
 Beside the loss of the scores, each layer of tables is drawn to what the exact network gives there (`_Drawn`): far from the scores
 the gradients of many hard layers say little.
 
-Sources: Romero et al. 2015 (FitNets, arXiv 1412.6550): learning from a teacher's layers;
-Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
-together.
+Sources: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
+together; Romero et al. 2015 (FitNets, arXiv 1412.6550): learning from a teacher's layers.
 """
 
 from __future__ import annotations
@@ -69,8 +68,10 @@ class TableNetwork(nn.Module):
     @torch.no_grad()
     def _wanted(self, images: Tensor) -> dict[str, Tensor]:
         """What the exact network gives where this one looks up tables."""
-        tabulated = [op.outputs[0] for op, step in zip(self.graph.ops, self.steps) if isinstance(step, _Tables)]
-        return {name: tensors[name] for net in self._exact for tensors in [net.to(images.device).tensors(images)] for name in tabulated}
+        if not self._exact:
+            return {}
+        exact = self._exact[0].to(images.device).tensors(images)
+        return {op.outputs[0]: exact[op.outputs[0]] for op, step in zip(self.graph.ops, self.steps) if isinstance(step, _Tables)}
 
     def trained(self) -> Graph:
         """The graph with what was learnt, in integers."""
