@@ -99,7 +99,7 @@ $(ASAN)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pypr
 		-C build-dir=$(ASAN)/native -C cmake.build-type=RelWithDebInfo -C cmake.define.JETTISON_SANITIZE=ON
 	touch $@
 
-# Another: AVX-512 kernels tested where the processor has none. To build it takes some ten minutes.
+# Another: AVX-512 kernels tested where the processor has none.
 EMULATE := build/emulate
 EMULATE_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_lut.py tests/test_runtime.py
 .PHONY: emulate
@@ -107,7 +107,7 @@ emulate: $(EMULATE)/.ready
 	$(EMULATE)/venv/bin/python -m pytest -p no:cacheprovider $(EMULATE_TESTS)
 
 $(EMULATE)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pyproject.toml CMakeLists.txt | tools
-	@if ! echo '#include <simde/x86/avx512.h>' | $(CXX) -E -x c++ - >/dev/null 2>&1; then \
+	@if ! echo '#include <simde/x86/avx512.h>' | $(CXX) $(CXXFLAGS) -E -x c++ - >/dev/null 2>&1; then \
 		echo "make emulate needs SIMDe's headers: apt-get install libsimde-dev, or CXXFLAGS=-I/path/to/simde" >&2; exit 2; fi
 	$(PYTHON) -m venv $(EMULATE)/venv
 	$(EMULATE)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
