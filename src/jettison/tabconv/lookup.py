@@ -29,7 +29,8 @@ from torch import Tensor
 from .. import _native
 
 ISA = _native.isas()[0]
-CHUNK = 2048  # rows at once in PyTorch: what belongs to them stays in a cache
+ROWS = 2048  # at once in PyTorch on a processor: what belongs to them stays in a cache
+FLOATS = 1 << 28  # elsewhere, e of so many leaves at once: a device wants work, and has memory for several times this GiB
 
 
 class LookUp(torch.autograd.Function):
@@ -81,7 +82,7 @@ def _native_backward(
 
 def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
     """codes int64 (n·p·q, C), sums (n·p·q, k)."""
-    few, at = max(1, CHUNK // len(starts)), starts.view(-1, 1, 1) + places
+    few, at = _images(x, starts, entries), starts.view(-1, 1, 1) + places
     codes = torch.cat([_walk(_asked(piece, at), thresholds) for piece in x.split(few)])
     first = _first(codes, thresholds.shape[1] + 1)
     return codes, torch.cat([F.embedding_bag(code + first, entries, mode="sum") for code in codes.split(few * len(at))])
@@ -90,7 +91,7 @@ def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entr
 def _backward(
     x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor, codes: Tensor, grad: Tensor, tau: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    few, at = max(1, CHUNK // len(starts)), starts.view(-1, 1, 1) + places
+    few, at = _images(x, starts, entries), starts.view(-1, 1, 1) + places
     for_x, for_entries = torch.zeros_like(x), torch.zeros_like(entries)
     for_thresholds = torch.zeros(thresholds.numel(), dtype=torch.float64, device=x.device)
     rows = few * len(at)
@@ -100,6 +101,12 @@ def _backward(
         for_thresholds -= torch.bincount(node.flatten(), slope.flatten(), thresholds.numel())
         its_gradient.index_add_(1, at.flatten(), slope.view(len(piece), -1))
     return for_x, for_thresholds, for_entries
+
+
+def _images(x: Tensor, starts: Tensor, entries: Tensor) -> int:
+    """How many at once."""
+    rows = ROWS if x.device.type == "cpu" else FLOATS // len(entries)
+    return max(1, rows // len(starts))
 
 
 def _asked(x: Tensor, at: Tensor) -> Tensor:

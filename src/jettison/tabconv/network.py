@@ -130,13 +130,12 @@ class _Drawn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, wanted: Tensor) -> Tensor:
-        ctx.save_for_backward(y - wanted)
-        ctx.pull = 2 * PULL / y.numel() / max(torch.var(wanted, correction=0).item(), EPS)
+        ctx.save_for_backward(y - wanted, 2 * PULL / y.numel() / torch.var(wanted, correction=0).clamp(min=EPS))
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return torch.add(grads[0], ctx.saved_tensors[0], alpha=ctx.pull), None
+        return torch.addcmul(grads[0], *ctx.saved_tensors), None
 
 
 class _Step(nn.Module):
