@@ -272,7 +272,7 @@ class _Tables(_Step):
         step = LEVELS * self.x.scale
         thresholds = self._kept_in_range() * step
         sums = LookUp.apply(padded.contiguous().flatten(1), starts, places, thresholds, self._rounded_entries(), TEMPERATURE * self.x.scale)
-        y = sums.view(len(x), p, q, -1).permute(HELD) if xs[0].dim() == 4 else sums
+        y = sums.view(len(x), p, q, -1).permute(HELD).contiguous() if xs[0].dim() == 4 else sums
         y = self.norm(y)
         return _quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y, self.relu)
 
