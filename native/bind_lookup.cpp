@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <mutex>
 #include <stdexcept>
+#include <vector>
 
 #include "bind.h"
 #include "cpu.h"
@@ -20,6 +21,9 @@ namespace {
 template <class T, int N>
 using Tensor = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
+// Of the sums, images at a time: with tables it is often two passes through the second-level cache. And of images, so that a start is an int32.
+constexpr int64_t kTogether = 65536, kFar = int64_t(1) << 30;
+
 // A layer that looks up tables, for training; its arrays stay owned by Python while this is used.
 struct LookUpLayer {
   Tensor<const int32_t, 1> starts;    // (pixels)
@@ -27,6 +31,7 @@ struct LookUpLayer {
   Tensor<const float, 2> thresholds;  // (codebooks, prototypes − 1)
   Tensor<const float, 2> entries;     // (codebooks · prototypes, outputs)
   int64_t length;                     // floats of an image
+  std::vector<int32_t> together;      // starts of some images, from the first one's first float on
 
   LookUpLayer(Tensor<const int32_t, 1> s, Tensor<const int32_t, 2> p, Tensor<const float, 2> t, Tensor<const float, 2> e, int64_t l)
       : starts(std::move(s)), places(std::move(p)), thresholds(std::move(t)), entries(std::move(e)), length(l) {
@@ -36,6 +41,10 @@ struct LookUpLayer {
       throw std::invalid_argument("places, thresholds and entries do not belong together");
     if (!starts.size() || !places.size() || least(starts) < 0 || least(places) < 0 || most(starts) + most(places) >= length)
       throw std::invalid_argument("a place lies outside the image");
+    const int64_t pixels = (int64_t)starts.size(), floats = pixels * (int64_t)entries.shape(1);
+    const int64_t images = std::max<int64_t>(1, std::min(kTogether / std::max<int64_t>(1, floats), kFar / length));
+    for (int64_t i = 0; i < images; ++i)
+      for (int64_t p = 0; p < pixels; ++p) together.push_back((int32_t)(i * length + starts.data()[p]));
   }
 
   template <class T>
@@ -47,12 +56,18 @@ struct LookUpLayer {
     return *std::max_element(x.data(), x.data() + x.size());
   }
 
-  Trees trees() const {
+  // f(trees, image) for images first … last − 1 of n, some at a time.
+  template <class F>
+  void some(int64_t first, int64_t last, int64_t n, const F& f) const {
+    const int64_t pixels = (int64_t)starts.size(), most = (int64_t)together.size() / pixels;
     Trees t;
     t.codebooks = (int64_t)places.shape(1), t.levels = (int64_t)places.shape(0);
-    t.pixels = (int64_t)starts.size(), t.length = length, t.outputs = (int64_t)entries.shape(1);
-    t.starts = starts.data(), t.places = places.data(), t.thresholds = thresholds.data(), t.entries = entries.data();
-    return t;
+    t.row = n * pixels, t.outputs = (int64_t)entries.shape(1);
+    t.starts = together.data(), t.places = places.data(), t.thresholds = thresholds.data(), t.entries = entries.data();
+    for (int64_t i = first; i < last; i += most) {
+      t.pixels = pixels * std::min(most, last - i);
+      f(t, i);
+    }
   }
 };
 
@@ -83,41 +98,45 @@ void share_images(Pool& pool, int64_t images, const F& f) {
       &context);
 }
 
-void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images, Tensor<uint8_t, 3> codes,
-                     Tensor<float, 3> sums) {
-  const Trees t = layer.trees();
-  const int64_t n = (int64_t)images.shape(0);
-  need((int64_t)images.shape(1) == t.length, "images");
-  need((int64_t)codes.size() == n * t.pixels * t.codebooks, "codes");
-  need((int64_t)sums.size() == n * t.pixels * t.outputs, "sums");
+// Sizes of codes (codebooks, n · pixels) and sums (n · pixels, outputs) beside n images.
+void need_fitting(const LookUpLayer& layer, const Tensor<const float, 2>& images, size_t codes, size_t sums) {
+  const size_t rows = images.shape(0) * layer.starts.size();
+  need((int64_t)images.shape(1) == layer.length, "images");
+  need(codes == rows * layer.places.shape(1), "codes");
+  need(sums == rows * layer.entries.shape(1), "sums");
+}
+
+void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images, Tensor<uint8_t, 2> codes,
+                     Tensor<float, 2> sums) {
+  need_fitting(layer, images, codes.size(), sums.size());
+  const int64_t n = (int64_t)images.shape(0), pixels = (int64_t)layer.starts.size();
   const LookUp* l = look_up_of(isa);
   nb::gil_scoped_release release;
   share_images(pool, n, [&](int64_t first, int64_t last, int64_t) {
-    for (int64_t i = first; i < last; ++i)
-      l->forward(t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks, sums.data() + i * t.pixels * t.outputs);
+    layer.some(first, last, n, [&](const Trees& t, int64_t i) {
+      l->forward(t, images.data() + i * layer.length, codes.data() + i * pixels, sums.data() + i * pixels * t.outputs);
+    });
   });
 }
 
 // for_thresholds, for_entries: one for each thread.
 void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images,
-                      Tensor<const uint8_t, 3> codes, Tensor<const float, 3> sums, float tau, Tensor<float, 2> for_images,
+                      Tensor<const uint8_t, 2> codes, Tensor<const float, 2> sums, float tau, Tensor<float, 2> for_images,
                       Tensor<float, 3> for_thresholds, Tensor<float, 3> for_entries) {
-  const Trees t = layer.trees();
-  const int64_t n = (int64_t)images.shape(0);
-  need((int64_t)images.shape(1) == t.length, "images");
-  need((int64_t)codes.size() == n * t.pixels * t.codebooks, "codes");
-  need((int64_t)sums.size() == n * t.pixels * t.outputs, "sums");
+  need_fitting(layer, images, codes.size(), sums.size());
+  const int64_t n = (int64_t)images.shape(0), pixels = (int64_t)layer.starts.size();
   need(for_images.size() == images.size(), "for_images");
   need((int64_t)for_thresholds.size() == pool.threads() * (int64_t)layer.thresholds.size(), "for_thresholds");
   need((int64_t)for_entries.size() == pool.threads() * (int64_t)layer.entries.size(), "for_entries");
   const LookUp* l = look_up_of(isa);
   nb::gil_scoped_release release;
   share_images(pool, n, [&](int64_t first, int64_t last, int64_t thread) {
-    for (int64_t i = first; i < last; ++i)
+    layer.some(first, last, n, [&](const Trees& t, int64_t i) {
       l->backward(
-          t, images.data() + i * t.length, codes.data() + i * t.pixels * t.codebooks,
-          {sums.data() + i * t.pixels * t.outputs, tau, for_images.data() + i * t.length,
+          t, images.data() + i * layer.length, codes.data() + i * pixels,
+          {sums.data() + i * pixels * t.outputs, tau, for_images.data() + i * layer.length,
            for_thresholds.data() + thread * (int64_t)layer.thresholds.size(), for_entries.data() + thread * (int64_t)layer.entries.size()});
+    });
   });
 }
 
@@ -128,7 +147,7 @@ void bind_look_ups(nb::module_& m) {
       .def(nb::init<Tensor<const int32_t, 1>, Tensor<const int32_t, 2>, Tensor<const float, 2>, Tensor<const float, 2>, int64_t>(),
            nb::arg("starts"), nb::arg("places"), nb::arg("thresholds"), nb::arg("entries"), nb::arg("length"))
       .def("forward", &look_up_forward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
-           "Fill codes (n, codebooks, pixels) and sums (n, pixels, outputs).")
+           "Fill codes (codebooks, n · pixels) and sums (n · pixels, outputs).")
       .def("backward", &look_up_backward, nb::arg("pool"), nb::arg("isa"), nb::arg("images"), nb::arg("codes"), nb::arg("sums"),
            nb::arg("tau"), nb::arg("for_images"), nb::arg("for_thresholds"), nb::arg("for_entries"),
            "Add the gradients, those of thresholds and entries to one array for each thread.");

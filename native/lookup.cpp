@@ -47,7 +47,7 @@ void forward_plain(const Trees& t, const float* image, uint8_t* codes, float* su
       ask(t, image, pixel, first, n, &a);
       walk(t, a, t.thresholds + first * (prototypes - 1), n, 0, code);
       for (int64_t j = 0; j < n; ++j) {
-        codes[(first + j) * t.pixels + pixel] = (uint8_t)code[j];
+        codes[(first + j) * t.row + pixel] = (uint8_t)code[j];
         add_to(sums, t.entries + ((first + j) * prototypes + code[j]) * k, k);
       }
     }
@@ -70,7 +70,7 @@ JT_INLINE void slopes(const Trees& t, const Asked& a, const uint8_t* codes, cons
   float u[kSome] = {}, change[kSome] = {}, here[kSome];
   int32_t code[kSome], node[kSome], other[kSome];
   const auto leaf = [&](int64_t j, int32_t i) { return weigh(g, entries + (j * prototypes + i) * t.outputs, t.outputs); };
-  for (int64_t j = 0; j < n; ++j) code[j] = codes[(first + j) * t.pixels + pixel];
+  for (int64_t j = 0; j < n; ++j) code[j] = codes[(first + j) * t.row + pixel];
   for (int64_t j = 0; j < n; ++j) here[j] = leaf(j, code[j]);
   for (int64_t level = 0; level < t.levels; ++level) {
     const int32_t before = (1 << level) - 1, *places = t.places + level * t.codebooks + first;
@@ -102,7 +102,7 @@ void backward_plain(const Trees& t, const float* image, const uint8_t* codes, co
       ask(t, image, pixel, first, n, &a);
       slopes(t, a, codes, g, pixel, first, n, to);
     }
-    for (int64_t j = 0; j < t.codebooks; ++j) add_to(to.entries + (j * prototypes + codes[j * t.pixels + pixel]) * k, g, k);
+    for (int64_t j = 0; j < t.codebooks; ++j) add_to(to.entries + (j * prototypes + codes[j * t.row + pixel]) * k, g, k);
   }
 }
 

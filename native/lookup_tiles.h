@@ -21,7 +21,9 @@ JT_INLINE void add_to(float* __restrict sum, const float* __restrict x, int64_t 
 
 constexpr int kFew = 3;  // levels whose questions are so few that each lane is compared with all
 
-// Codebooks at a time, so that what is added up by lane stays near.
+constexpr int64_t kNearFloats = 32768;  // of entries, and of what is added up for them: half a second-level cache, or less
+
+// Codebooks at a time: what is added up by lane stays near.
 constexpr int64_t near_codebooks(int levels) { return levels > 6 ? 256 >> levels : 16; }
 
 // W pixels of an image from `pixel` on, or the last ones. In runs of W or W / 2 they find their inputs side by side.
@@ -45,19 +47,22 @@ JT_INLINE void ask(const Trees& t, const float* image, const Tile& tile, int64_t
 template <int kLevels>
 void forward_tiles(const Trees& t, const float* image, uint8_t* codes, float* sums) {
   constexpr int64_t kPrototypes = 1 << kLevels;
-  const int64_t k = t.outputs;
+  const int64_t k = t.outputs, near = max64(1, kNearFloats / (kPrototypes * k));
   for (int64_t i = 0; i < t.pixels * k; ++i) sums[i] = 0;
-  for (int64_t pixel = 0; pixel < t.pixels; pixel += W) {
-    const Tile tile = tile_at(t, pixel);
-    for (int64_t j = 0; j < t.codebooks; ++j) {
-      const Thresholds<kLevels> thresholds(t.thresholds + j * (kPrototypes - 1));
-      f32v x[kLevels];
-      ask(t, image, tile, j, x);
-      i32x code = broadcast(0);
-      times<kLevels>([&](auto l) JT_FLAT { code = either(code, thresholds.template answer<l>(x[l], code)); });
-      store_codes(codes + j * t.pixels + pixel, tile, code);
-      for (int64_t p = 0; p < tile.live; ++p)
-        add_to(sums + (pixel + p) * k, t.entries + (j * kPrototypes + codes[j * t.pixels + pixel + p]) * k, k);
+  for (int64_t some = 0; some < t.codebooks; some += near) {
+    const int64_t end = min64(t.codebooks, some + near);
+    for (int64_t pixel = 0; pixel < t.pixels; pixel += W) {
+      const Tile tile = tile_at(t, pixel);
+      for (int64_t j = some; j < end; ++j) {
+        const Thresholds<kLevels> thresholds(t.thresholds + j * (kPrototypes - 1));
+        f32v x[kLevels];
+        ask(t, image, tile, j, x);
+        i32x code = broadcast(0);
+        times<kLevels>([&](auto l) JT_FLAT { code = either(code, thresholds.template answer<l>(x[l], code)); });
+        store_codes(codes + j * t.row + pixel, tile, code);
+        for (int64_t p = 0; p < tile.live; ++p)
+          add_to(sums + (pixel + p) * k, t.entries + (j * kPrototypes + codes[j * t.row + pixel + p]) * k, k);
+      }
     }
   }
 }
@@ -95,7 +100,7 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint8_t* codes, 
   f32v x[kLevels], e[kLevels + 1];
   i32x leaf[kLevels + 1];  // the other one of every level, and the code
   ask(t, image, tile, j, x);
-  const i32x code = load_codes(codes + j * t.pixels + tile.pixel, tile);
+  const i32x code = load_codes(codes + j * t.row + tile.pixel, tile);
   leaf[kLevels] = code;
   times<kLevels>([&](auto l) JT_FLAT {
     i32x other = differ(both(code, broadcast((2 << l) - 1)), broadcast(1 << l));
@@ -129,16 +134,16 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint8_t* codes, 
 template <int kLevels>
 void backward_tiles(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kNear = near_codebooks(kLevels);
-  const int64_t k = t.outputs;
-  for (int64_t some = 0; some < t.codebooks; some += kNear) {
-    const int64_t end = min64(t.codebooks, some + kNear);
+  const int64_t k = t.outputs, near = min64(kNear, max64(1, kNearFloats / 2 / (kPrototypes * k)));
+  for (int64_t some = 0; some < t.codebooks; some += near) {
+    const int64_t end = min64(t.codebooks, some + near);
     float for_thresholds[kNear][kNodes * W] = {};
     for (int64_t pixel = 0; pixel < t.pixels; pixel += W) {
       const Tile tile = tile_at(t, pixel);
       const float* g = to.sums + pixel * k;
       for (int64_t j = some; j < end; ++j) {
         slopes<kLevels>(t, image, codes, tile, j, for_thresholds[j - some], to);
-        for (int64_t p = 0; p < tile.live; ++p) add_to(to.entries + (j * kPrototypes + codes[j * t.pixels + pixel + p]) * k, g + p * k, k);
+        for (int64_t p = 0; p < tile.live; ++p) add_to(to.entries + (j * kPrototypes + codes[j * t.row + pixel + p]) * k, g + p * k, k);
       }
     }
     for (int64_t j = some; j < end; ++j)

@@ -61,12 +61,12 @@ def _layer(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entrie
 
 
 def _native_forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """codes u8 (n, C, p·q), sums (n·p·q, k)."""
-    codes = torch.empty(len(x), len(places), len(starts), dtype=torch.uint8)
-    sums = torch.empty(len(x), len(starts), entries.shape[1])
+    """codes u8 (C, n·p·q), sums (n·p·q, k)."""
+    rows = len(x) * len(starts)
+    codes, sums = torch.empty(len(places), rows, dtype=torch.uint8), torch.empty(rows, entries.shape[1])
     layer = _layer(x, starts, places, thresholds, entries)
     layer.forward(_native.Pool(torch.get_num_threads()), ISA, x.contiguous(), codes, sums)
-    return codes, sums.flatten(0, 1)
+    return codes, sums
 
 
 def _native_backward(
@@ -74,9 +74,8 @@ def _native_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     threads, x = torch.get_num_threads(), x.contiguous()
     for_x, for_thresholds, for_entries = torch.zeros_like(x), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
-    g = grad.view(len(x), len(starts), -1)
     layer = _layer(x, starts, places, thresholds, entries)
-    layer.backward(_native.Pool(threads), ISA, x, codes, g, tau, for_x, for_thresholds, for_entries)
+    layer.backward(_native.Pool(threads), ISA, x, codes, grad, tau, for_x, for_thresholds, for_entries)
     return for_x, for_thresholds.sum(0), for_entries.sum(0)
 
 
