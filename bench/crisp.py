@@ -40,7 +40,7 @@ from jettison.cli.train import save_weights
 from jettison.compression import SALIENCY_BATCHES
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
-from jettison.training import Recipe, evaluate, fit
+from jettison.training import Recipe, device_of, evaluate, fit, on
 from jettison.training.data import DataSet, load, normalise, only_classes, shrink_head, train_batches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,7 +147,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
         handle = blocks(run, model, subject)
         prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, old, args)
     if epochs and (handle is None or run.variant == "nm"):
-        fit(model, few, recipe, handle, checkpoint=args.state / f"{run.name}.pt", resume=True, progress=False)
+        with on(args.device, model):
+            fit(model, few, recipe, handle, checkpoint=args.state / f"{run.name}.pt", resume=True, progress=False)
     sparsity = handle.sparsity() if handle else 0.0
     if handle is not None:
         if run.variant == "crisp":
@@ -160,7 +161,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
         "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method), "sparsity": sparsity,
-        "recipe": asdict(recipe), "dense": origin, "threads": args.threads, **provenance(),
+        "recipe": asdict(recipe), "dense": origin, "threads": args.threads, "device": str(args.device), **provenance(),
     }  # fmt: skip
     replace_json(args.state / f"{run.name}.json", record)
     print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)
@@ -180,9 +181,12 @@ def prune(
     hybrid = Hybrid(handle, handle.method, None if old is None else old.masks)  # type: ignore[arg-type]
     steps = hybrid.schedule(SPARSITY, recipe.epochs) if old is None else [(SPARSITY, recipe.epochs)]
     for i, (target, epochs) in enumerate(steps):
-        hybrid.select(mean_gradients(handle, model, images(seen, recipe)), target)
+        with on(args.device, model):
+            gradients = mean_gradients(handle, model, images(seen, recipe))
+        hybrid.select({name: g.cpu() for name, g in gradients.items()}, target)
         part = Recipe(**{**asdict(recipe), "epochs": epochs})
-        fit(model, few, part, handle, checkpoint=args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
+        with on(args.device, model):
+            fit(model, few, part, handle, checkpoint=args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
 
 
 def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -213,7 +217,8 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
                 start(model, args.backbone)
             lr = 0.02 if args.backbone else 0.1
             recipe = Recipe(epochs=args.dense_epochs or subject.dense_epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16)
-            history = fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
+            with on(args.device, model):
+                history = fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
             about = {"backbone": args.backbone and args.backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
             (args.state / "dense").mkdir(exist_ok=True)
             replace_json(args.state / "dense" / f"{network}.json", about)
@@ -260,6 +265,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
     p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--device", type=device_of, default="auto", help="what trains: cpu, cuda, or a GPU if there is one (default)")
     p.add_argument("--bf16", action="store_true")
     p.add_argument("--list", action="store_true")
     p.add_argument("--collect", action="store_true")

@@ -38,6 +38,7 @@ from jettison.graph import Graph, weight_shape
 from jettison.runtime import Session
 from jettison.settings import Settings
 from jettison.spec import WEIGHTED, check
+from jettison.training import device_of
 from jettison.training.data import DataSet, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +135,7 @@ def work(case: Case, args: argparse.Namespace) -> None:
             f"{case.name}  {stage} {epoch.epoch}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.2%}  {epoch.seconds:.0f} s", flush=True
         )
 
-    result = compress(settings, data, folder, resume=True, tell=tell, progress=False)
+    result = compress(settings, data, folder, resume=True, tell=tell, progress=False, device=args.device)
     dense, int8, tables = result.graphs.values()
     graphs = {"f32": dense, "int8": int8, "tables": tables}
     percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in graphs.items()}
@@ -151,6 +152,7 @@ def work(case: Case, args: argparse.Namespace) -> None:
         "storage_bytes": {"int8": tabconv.operations(int8).storage_bytes, "tables": tabconv.operations(tables).storage_bytes},
         "exact_layers": {r.name: r.reason for r in result.report if r.reason},
         "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
+        "device": str(args.device),
         "ms": None,
         **made_by,
     }
@@ -225,6 +227,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--only", nargs="*", default=[], metavar="NAME", help="rows; default: all")
     p.add_argument("--epochs", type=int, help="of training the tables, in the place of the rows' own: a first look")
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--device", type=device_of, default="auto", help="what trains: cpu, cuda, or a GPU if there is one (default)")
     p.add_argument("--runs", type=int, default=60, help="of each network that is timed")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "tabconv", help="where unfinished and finished rows are kept")
     p.add_argument("--result", type=Path, default=RESULT, help="the table to read and to write")

@@ -71,6 +71,7 @@ BAD = {
     "unknown budget": ((*COMPRESS, "--kept", 0.25, "--budget", "joules"), "one of parameters, macs, latency"),
     "kept blocks": ((*CRISP[:-2], "--kept", 0.25), "method crisp removes whole blocks"),
     "budget of an unknown element": (("budget", "resnet20_cifar", "--element", "fp8"), "element 'fp8' is not known"),
+    "a device that is not there": ((*COMPRESS, "--device", "nowhere"), "device 'nowhere' cannot be used"),
     "channels that do not divide": (("compress", "NETsix", *COMPRESS[2:], "--pattern", "2:4"), "divisible by 4, got 6"),
     "missing weights": ((*COMPRESS, "--weights", "TMP/none.pt"), "no such file"),
     "missing output folder": ((*COMPRESS, "-o", "TMP/none/out.jettison"), "does not exist"),

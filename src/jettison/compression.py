@@ -47,7 +47,7 @@ from .personal import load as load_personal
 from .runtime import Session
 from .settings import Settings
 from .tabconv import job
-from .training import Epoch, fit
+from .training import Epoch, fit, on
 from .training.data import DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
 
@@ -89,12 +89,13 @@ def compress(
     progress: bool = True,
     watch: job.Watch = lambda: nullcontext(lambda what, done: None),
     timed: Timed = Timed(),
+    device: torch.device | str = "cpu",
 ) -> Compressed:
     """Do the whole job; everything that can be refused is refused before the first epoch.
 
     folder: for training checkpoints, one per stage. tell: called after every epoch with its stage: "dense", "sparse", "qat" or
     "tables". watch: gives a context with a function of what is being fitted and the finished share. timed: how a budget of
-    milliseconds is measured.
+    milliseconds is measured. device: what trains; all else is done on the processor.
     Errors: those of the zoo, the methods, training and export; VerificationError when the exported network computes
     something else than PyTorch.
     """
@@ -111,10 +112,9 @@ def compress(
         own = settings.teacher == "dense" or (stage == "tables" and teacher is None)
         guide = None if stage == "dense" else dense if own else teacher
         seen = data if stage == "dense" else mine
-        run = (
-            fit(net, seen, recipe, handle, guide, path, resume, lambda e: tell(stage + part, e), progress=progress) if recipe.epochs else []
-        )
-        history[stage + part] = run
+        say = lambda e: tell(stage + part, e)  # noqa: E731
+        with on(device, net, guide):
+            history[stage + part] = fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress) if recipe.epochs else []
 
     train("dense", dense, None)
     whole = {name: t.detach().clone() for name, t in dense.state_dict().items()}
@@ -142,7 +142,7 @@ def compress(
             raise PatternError(
                 f"at {settings.kept:g} kept, {settings.budget} is best spent on dense layers alone; lower --kept, or stay dense"
             )
-    state, masks, formats, report = _compressed(net, settings, mine, old, train, shares)
+    state, masks, formats, report = _compressed(net, settings, mine, old, train, shares, device)
     (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
     graphs, kept = {"dense": graph, settings.label: sparse}, []
     if settings.element == "int8":
@@ -227,7 +227,7 @@ def _prepared(net: nn.Module, settings: Settings, data: DataSet) -> list[Permuta
 
 
 def _compressed(
-    net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train, shares: Budget | None
+    net: nn.Module, settings: Settings, data: DataSet, old: Personal | None, train: Train, shares: Budget | None, device: torch.device | str
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Format], list[LayerReport]]:
     """`net` pruned and trained, then trained with rounding, as the settings say. Returns its trained state, masks, formats, report."""
     whole = copy.deepcopy(net)
@@ -236,7 +236,9 @@ def _compressed(
         hybrid, sparsity = _hybrid(handle, settings, old)
         steps = hybrid.schedule(sparsity, settings.epochs) if old is None else [(sparsity, settings.epochs)]
         for i, (target, epochs) in enumerate(steps):
-            hybrid.select(mean_gradients(handle, net, _saliency_batches(settings, data)), target)
+            with on(device, net):
+                gradients = mean_gradients(handle, net, _saliency_batches(settings, data))
+            hybrid.select({name: g.cpu() for name, g in gradients.items()}, target)
             train("sparse", net, handle, epochs, f"-{i + 1}" if len(steps) > 1 else "")
             hybrid.follow()
     elif handle is not None:

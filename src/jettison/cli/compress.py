@@ -17,6 +17,7 @@ from ..spec import WEIGHTED
 from .budget import DEFAULT_M, Cost, Kept, M, average_pattern, show
 from .picture import check_picture, draw
 from .tables import Json, Output, byte_count, check_writable, interval
+from .train import Device
 
 if TYPE_CHECKING:
     from ..bench.comparison import Comparison
@@ -112,6 +113,7 @@ def compress(
     budget_ms: Annotated[float | None, typer.Option(help="tabconv: take at most this long for one image, milliseconds.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
+    device: Device = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of training and timing. Default: every core.")] = None,
     run_batch: Annotated[int, typer.Option(help="Images per run when timing.", min=1)] = 1,
     runs: Annotated[int, typer.Option(help="Timed runs of each network.", min=1)] = 60,
@@ -150,6 +152,7 @@ def compress(
     from ..compression import compress as run
     from ..settings import CRISP_PATTERN, Settings
     from ..tabconv import job
+    from ..training import device_of
     from ..training.data import load
     from .train import save_weights as write_weights
 
@@ -200,13 +203,13 @@ def compress(
         budget_accuracy=budget_accuracy,
         budget_ms=budget_ms,
     )
-    cpus = processors(threads)
+    cpus, trains_on = processors(threads), device_of(device)
     torch.set_num_threads(len(cpus))
     images = load(data, data_dir, size)
     folder = checkpoints or Path(f"{out}.checkpoints")
     try:
         say, timed = lambda stage, epoch: _say_epoch(output, stage, epoch), Timed(tuple(cpus), run_batch)
-        result = run(settings, images, folder, resume, say, output.live, output.progress, timed)
+        result = run(settings, images, folder, resume, say, output.live, output.progress, timed, trains_on)
     except KeyboardInterrupt:
         output.say(f"interrupted; the same command with --resume continues from {folder}")
         raise
@@ -219,7 +222,8 @@ def compress(
     if plot is not None:
         draw(plot, measured.layers_ms)
     _show(output, result, settings, images, measured, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
-    output.save({**_json(result, settings, images, measured), "out": str(out), "batch": run_batch, "threads": len(cpus)})
+    about = {"out": str(out), "batch": run_batch, "threads": len(cpus), "device": str(trains_on)}
+    output.save({**_json(result, settings, images, measured), **about})
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..training.data import DataSet
 
 DENSE = "dense"
+Device = Annotated[str, typer.Option(help="What trains: cpu, cuda, or auto: a GPU if there is one.")]
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
     augment: Annotated[bool, typer.Option(help="Random crops, and flips where they keep the class.")] = True,
     workers: Annotated[int, typer.Option(help="Processes that decode large images.", min=0)] = 2,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: PyTorch's choice.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.", min=0)] = 0,
     checkpoint: Annotated[Path | None, typer.Option(help="File written after every epoch. Default: OUT.jettison-checkpoint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint; bit-identical on the CPU.")] = False,
@@ -85,7 +86,7 @@ def train(
     import torch
 
     from ..methods import make_method
-    from ..training import Recipe, fit, processes
+    from ..training import Recipe, device_of, fit, processes
     from ..training.data import load
     from ..zoo import load_backbone
 
@@ -110,7 +111,7 @@ def train(
         if backbone is not None:
             new = load_backbone(net, backbone)
             output.say(f"from {backbone}: all but {', '.join(new) or 'nothing'}")
-        net = net.to(_device(device))
+        net = net.to(device_of(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
         handle = _sparsify(net, pattern, how, include, exclude, remainder)
         tell = _teller(output, recipe) if group.is_first else None
@@ -143,19 +144,6 @@ def _build(name: str, images: DataSet, weights: Path | None, seed: int) -> Any:
     if weights is not None:
         load_weights(net, weights)
     return net
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e:  # PyTorch without CUDA asserts
-        raise TrainingError(f"device {name!r} cannot be used ({str(e).splitlines()[0]}); use cpu or cuda") from e
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
 
 
 def _sparsify(net: Any, pattern: str, method: Method, include: Any, exclude: Any, remainder: str) -> Sparsifier | None:
