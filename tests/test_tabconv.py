@@ -21,7 +21,7 @@ from jettison.tabconv import (  # noqa: E402
     tables,
     tree,
 )
-from jettison.tabconv.network import TableNetwork  # noqa: E402
+from jettison.tabconv.network import Exact, TableNetwork  # noqa: E402
 
 
 class Net(nn.Module):
@@ -327,7 +327,7 @@ def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> No
 def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
     """Without a loss of the scores, gradients are those of Σ_layers mean((y − wanted)²)/var(wanted)."""
     made, x = fitted[0], torch.from_numpy(images(40, seed=5))
-    drawn, plain = TableNetwork(made, exact).train(), TableNetwork(made).train()
+    drawn, plain = TableNetwork(made, Exact(exact)).train(), TableNetwork(made).train()
     assert drawn.state_dict().keys() == plain.state_dict().keys()  # the exact network is not stored
     (drawn(x) * 0).sum().backward()
     got, wanted = plain.tensors(x), TableNetwork(exact).eval().tensors(x)
@@ -338,6 +338,16 @@ def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
     for name, p in drawn.named_parameters():
         if name in gradients:
             torch.testing.assert_close(p.grad, gradients[name])
+
+
+def test_the_exact_network_teaches_each_batch_its_own(exact: Graph) -> None:
+    """Its scores are those of the network alone, whichever batch it saw before, and whoever asked for it."""
+    teacher, alone, batches = Exact(exact), TableNetwork(exact).eval(), [torch.from_numpy(images(8, seed=s)) for s in (6, 7)]
+    for x in (*batches, batches[0]):
+        tensors = teacher.tensors(x)
+        torch.testing.assert_close(teacher(x), alone(x))
+        assert teacher.tensors(x) is tensors  # of one run
+        assert not teacher(x).requires_grad
 
 
 # ---- the command line

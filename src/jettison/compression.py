@@ -57,7 +57,7 @@ CHECKED_IMAGES = 16
 STALE = ("budget.json", "tables.jettison")  # beside the checkpoints: what a run finds where an earlier one left it
 
 Tell = Callable[[str, Epoch], None]
-Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name
+Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name, what guides it but for a teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,12 @@ def compress(
     _claim(folder, settings, data, resume)
     history = {}
 
-    def train(stage: str, net: nn.Module, handle: Sparsifier | None, epochs: int | None = None, part: str = "") -> None:
+    def train(
+        stage: str, net: nn.Module, handle: Sparsifier | None, epochs: int | None = None, part: str = "", guide: nn.Module | None = None
+    ) -> None:
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
-        own = settings.teacher == "dense" or (stage == "tables" and teacher is None)
-        guide = None if stage == "dense" else dense if own else teacher
+        if stage != "dense" and settings.teacher is not None:
+            guide = dense if settings.teacher == "dense" else teacher
         seen = data if stage == "dense" else mine
         say = lambda e: tell(stage + part, e)  # noqa: E731
         with on(device, net, guide):

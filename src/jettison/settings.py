@@ -37,7 +37,7 @@ class Settings:
     outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
     Method tabconv makes pattern lutV in int8 from `fit_images` training images, of the layers that `criterion` and the budgets
-    leave (`tabconv.priority`); `epochs` then train the tables, guided by the baseline unless `teacher` is another.
+    leave (`tabconv.priority`); `epochs` then train the tables, guided by the exact int8 network unless there is a `teacher`.
     Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
     """
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from .. import file
 from ..bench.process import pinned
@@ -20,7 +19,7 @@ from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
 from .fit import choose, fit
-from .network import TableNetwork
+from .network import Exact, TableNetwork
 from .priority import CRITERIA, Budget, prioritised
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def tables_network(
     images: Callable[[], np.ndarray],
     folder: Path,
     resume: bool,
-    train: Callable[[str, nn.Module, None], None],
+    train: Callable[..., None],
     watch: Watch,
     cpus: Sequence[int],
 ) -> tuple[Graph, list[LayerReport]]:
@@ -83,8 +82,9 @@ def tables_network(
             made = _fitted(int8, images(), settings, exact, include, len(cpus), progress)
         file.save(made, path)
     if settings.epochs:
-        net = TableNetwork(made, int8)
-        train("tables", net, None)
+        exact = Exact(int8)
+        net = TableNetwork(made, exact)
+        train("tables", net, None, guide=exact)
         made = net.trained()
     report = [
         LayerReport(o.name, weight_shape(made, o), o.format, reasons[o.name] or _masked(o.format, settings))

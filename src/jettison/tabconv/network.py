@@ -44,13 +44,13 @@ ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much f
 
 
 class TableNetwork(nn.Module):
-    """graph: int8 with `Lut` layers. exact: the network it was made from, to learn from its layers. Images (n, c, h, w) in, scores out."""
+    """graph: int8 with `Lut` layers. exact: to learn from its layers. Images (n, c, h, w) in, scores out."""
 
-    def __init__(self, graph: Graph, exact: Graph | None = None) -> None:
+    def __init__(self, graph: Graph, exact: Exact | None = None) -> None:
         super().__init__()
         self.graph = graph
         self.steps = nn.ModuleList(_step(graph, op) for op in graph.ops)
-        self._exact = () if exact is None else (TableNetwork(exact).eval(),)  # no submodule: it is neither trained nor stored
+        self._exact = () if exact is None else (exact,)  # no submodule: it is neither trained nor stored
 
     def forward(self, images: Tensor) -> Tensor:
         return self.tensors(images)[self.graph.outputs[0]]
@@ -65,12 +65,11 @@ class TableNetwork(nn.Module):
             values[name] = _Drawn.apply(y, wanted[name]) if name in wanted else y
         return values
 
-    @torch.no_grad()
     def _wanted(self, images: Tensor) -> dict[str, Tensor]:
         """What the exact network gives where this one looks up tables."""
         if not self._exact:
             return {}
-        exact = self._exact[0].to(images.device).tensors(images)
+        exact = self._exact[0].tensors(images)
         return {op.outputs[0]: exact[op.outputs[0]] for op, step in zip(self.graph.ops, self.steps) if isinstance(step, _Tables)}
 
     def trained(self) -> Graph:
@@ -80,6 +79,25 @@ class TableNetwork(nn.Module):
             if isinstance(step, _Tables | _Weights):
                 made = step.write(made, op)
         return spec.check(made)
+
+
+class Exact(nn.Module):
+    """The int8 network that the tables were made from, as a teacher of scores and of layers, both of one run for each batch."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.network = TableNetwork(graph).eval()
+        self._last: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tensors(images)[self.network.graph.outputs[0]]
+
+    @torch.no_grad()
+    def tensors(self, images: Tensor) -> dict[str, Tensor]:
+        """Of the whole network, by name."""
+        if self._last is None or self._last[0] is not images:
+            self._last = images, self.network.to(images.device).tensors(images)
+        return self._last[1]
 
 
 def _step(graph: Graph, op: Op) -> nn.Module:
