@@ -138,6 +138,22 @@ class _Quantize(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(grads[0], *ctx.saved_tensors, *ctx.range), None, None, None
 
 
+class _Entries(torch.autograd.Function):
+    """Entries (C, K, k) → ((rint((e − m)/s)·s + m)·unit, m the middle of each table, s = max|e − m| of each output / 127; in one memory."""
+
+    @staticmethod
+    def forward(ctx: Any, entries: Tensor, unit: float) -> Tensor:
+        ctx.unit = unit
+        high, low = entries.amax(1, keepdim=True), entries.amin(1, keepdim=True)
+        middle = (high + low) / 2
+        s = (torch.maximum(high - middle, middle - low).amax(0) / LARGEST).clamp(min=1e-20)
+        return (entries - middle).div_(s).round_().mul_(s).add_(middle).mul_(unit)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.unit, None
+
+
 def _quantized(x: Tensor, to: TensorSpec, relu: bool = False) -> Tensor:
     """A real tensor as u8 stands for it. relu: of its positive part; only where that is what the clamp does."""
     return x if to.dtype == "f32" else _Quantize.apply(x, to.scale, to.zero, relu)  # type: ignore[return-value]
@@ -278,10 +294,7 @@ class _Tables(_Step):
 
     def _rounded_entries(self) -> Tensor:
         """(C·K, k), as int8 with a scale per output holds them: the middle of each table is exact, as it goes to the bias."""
-        t = self.entries.detach()
-        middle = (t.amax(1, keepdim=True) + t.amin(1, keepdim=True)) / 2
-        s = ((t - middle).abs().amax((0, 1), keepdim=True) / LARGEST).clamp(min=1e-20)
-        return ((rounded((self.entries - middle) / s) * s + middle) * self.unit).flatten(0, 1)
+        return _Entries.apply(self.entries, self.unit).flatten(0, 1)  # type: ignore[union-attr]
 
     def forward(self, *xs: Tensor) -> Tensor:
         x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
