@@ -265,13 +265,15 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
     p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--device", type=device_of, default="auto", help="what trains: cpu, cuda, or a GPU if there is one (default)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains; auto: a GPU if there is one")
     p.add_argument("--bf16", action="store_true")
     p.add_argument("--list", action="store_true")
     p.add_argument("--collect", action="store_true")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "crisp")
     p.add_argument("--result", type=Path, default=RESULT)
-    return p.parse_args()
+    args = p.parse_args()
+    args.device = device_of(args.device)
+    return args
 
 
 if __name__ == "__main__":

@@ -227,13 +227,15 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--only", nargs="*", default=[], metavar="NAME", help="rows; default: all")
     p.add_argument("--epochs", type=int, help="of training the tables, in the place of the rows' own: a first look")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--device", type=device_of, default="auto", help="what trains: cpu, cuda, or a GPU if there is one (default)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains; auto: a GPU if there is one")
     p.add_argument("--runs", type=int, default=60, help="of each network that is timed")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "tabconv", help="where unfinished and finished rows are kept")
     p.add_argument("--result", type=Path, default=RESULT, help="the table to read and to write")
     p.add_argument("--time", action="store_true", help="measure milliseconds of the rows too")
     p.add_argument("--list", action="store_true", help="only show the queue")
-    return p.parse_args()
+    args = p.parse_args()
+    args.device = device_of(args.device)
+    return args
 
 
 if __name__ == "__main__":
