@@ -183,7 +183,7 @@ def prune(
     for i, (target, epochs) in enumerate(steps):
         with on(args.device, model):
             gradients = mean_gradients(handle, model, images(seen, recipe))
-        hybrid.select({name: g.cpu() for name, g in gradients.items()}, target)
+        hybrid.select(gradients, target)
         part = Recipe(**{**asdict(recipe), "epochs": epochs})
         with on(args.device, model):
             fit(model, few, part, handle, checkpoint=args.state / f"{run.name}-{i}.pt", resume=True, progress=False)

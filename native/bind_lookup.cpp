@@ -21,7 +21,8 @@ namespace {
 template <class T, int N>
 using Tensor = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
-// Of the sums, images at a time: with tables it is often two passes through the second-level cache. And of images, so that a start is an int32.
+// Images are taken at once until their sums fill a quarter of a MiB, which a second-level cache holds beside some tables, and as far as
+// their floats can be counted in an int32.
 constexpr int64_t kTogether = 65536, kFar = int64_t(1) << 30;
 
 // A layer that looks up tables, for training; its arrays stay owned by Python while this is used.

@@ -240,7 +240,7 @@ def _compressed(
         for i, (target, epochs) in enumerate(steps):
             with on(device, net):
                 gradients = mean_gradients(handle, net, _saliency_batches(settings, data))
-            hybrid.select({name: g.cpu() for name, g in gradients.items()}, target)
+            hybrid.select(gradients, target)
             train("sparse", net, handle, epochs, f"-{i + 1}" if len(steps) > 1 else "")
             hybrid.follow()
     elif handle is not None:

@@ -165,9 +165,10 @@ class Hybrid:
 
     @torch.no_grad()
     def select(self, gradients: Mapping[str, Tensor], sparsity: float) -> None:
-        """Drop ranks until `sparsity`, then choose N:M. gradients: ḡ by layer, see `mean_gradients`. Errors: FormatError."""
+        """Drop ranks until `sparsity`, then choose N:M. gradients: ḡ by layer on any device, see `mean_gradients`. Errors: FormatError."""
         self.check(sparsity)
-        scores = {n: w.abs() if self.method.use == "magnitude" else (w * gradients[n]).abs() for n, (w, _) in self._layers.items()}
+        magnitude = self.method.use == "magnitude"
+        scores = {n: w.abs() if magnitude else (w * gradients[n].to(w.device)).abs() for n, (w, _) in self._layers.items()}
         sums = {
             n: block_sums(scores[n] * self._layers[n][1].mask(self._layers[n][0]), _block(self._layers[n][1].fmt)) for n in self._blocks
         }
