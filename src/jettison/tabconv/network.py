@@ -86,17 +86,22 @@ class Exact(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.network = TableNetwork(graph).eval()
+        self.graph = graph
+        self.steps = nn.ModuleList((_Fixed if op.element == "i8" else _Step)(graph, op) for op in graph.ops)
         self._last: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.tensors(images)[self.network.graph.outputs[0]]
+        return self.tensors(images)[self.graph.outputs[0]]
 
     @torch.no_grad()
     def tensors(self, images: Tensor) -> dict[str, Tensor]:
         """Of the whole network, by name."""
         if self._last is None or self._last[0] is not images:
-            self._last = images, self.network.to(images.device).tensors(images)
+            self.to(images.device)
+            values = {self.graph.inputs[0]: images}
+            for op, step in zip(self.graph.ops, self.steps):
+                values[op.outputs[0]] = step(*(values[name] for name in op.inputs))
+            self._last = images, values
         return self._last[1]
 
 
@@ -188,6 +193,17 @@ class _Step(nn.Module):
 
     def forward(self, *xs: Tensor) -> Tensor:
         return _quantized(self.run(*xs), self.y)
+
+
+class _Fixed(_Step):
+    """A dense int8 layer that is not trained: what its integers stand for."""
+
+    def constants(self, graph: Graph, op: Op) -> None:
+        self.register_buffer("weight", torch.from_numpy(_held(graph, op)))
+        self.register_buffer("bias", torch.from_numpy(_real_bias(graph, op)))
+
+    def weights(self) -> Tensor:
+        return self.weight  # type: ignore[return-value]
 
 
 class _Weights(_Step):
