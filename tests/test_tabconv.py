@@ -21,7 +21,7 @@ from jettison.tabconv import (  # noqa: E402
     tables,
     tree,
 )
-from jettison.tabconv.network import Exact, TableNetwork  # noqa: E402
+from jettison.tabconv.network import PULLED, Exact, TableNetwork  # noqa: E402
 
 
 class Net(nn.Module):
@@ -338,6 +338,10 @@ def test_each_layer_is_drawn_to_the_exact_one(exact: Graph, fitted) -> None:
     for name, p in drawn.named_parameters():
         if name in gradients:
             torch.testing.assert_close(p.grad, gradients[name])
+    drawn.zero_grad()
+    drawn.advance(PULLED)
+    (drawn(x) * 0).sum().backward()
+    assert all(not p.grad.any() for p in drawn.parameters() if p.grad is not None)  # near the end scores alone decide
 
 
 def test_the_exact_network_teaches_each_batch_its_own(exact: Graph) -> None:

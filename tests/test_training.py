@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, sparse: bool, stop: int)
     assert fit(model, digits(), RECIPE, handle, checkpoint=tmp_path / "c", resume=True, progress=False) == history
     assert same(model, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
+
+
+def test_what_changes_while_it_lasts_is_told_how_far_it_is(tmp_path: Path) -> None:
+    def kill(e: Epoch) -> None:
+        raise Killed
+
+    told: list[float] = []
+    for on_epoch in (kill, None):  # cut off after an epoch, then gone on with
+        with suppress(Killed):
+            fit(net(), digits(), RECIPE, None, None, tmp_path / "c", True, on_epoch, progress=False, advance=told.append)
+    assert told == pytest.approx([i / len(told) for i in range(len(told))])
+    assert len(told) > RECIPE.epochs
 
 
 SCRIPT = """

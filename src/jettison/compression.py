@@ -47,7 +47,7 @@ from .personal import load as load_personal
 from .runtime import Session
 from .settings import Settings
 from .tabconv import job
-from .training import Epoch, fit, on
+from .training import Advance, Epoch, fit, on
 from .training.data import DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
 
@@ -57,7 +57,7 @@ CHECKED_IMAGES = 16
 STALE = ("budget.json", "tables.jettison")  # beside the checkpoints: what a run finds where an earlier one left it
 
 Tell = Callable[[str, Epoch], None]
-Train = Callable[..., None]  # stage, network, its handle, epochs of this part, the part's name, what guides it but for a teacher
+Train = Callable[..., None]  # stage, network, its handle, epochs of this part, its name, what guides it but for a teacher, `fit`'s advance
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,13 @@ def compress(
     history = {}
 
     def train(
-        stage: str, net: nn.Module, handle: Sparsifier | None, epochs: int | None = None, part: str = "", guide: nn.Module | None = None
+        stage: str,
+        net: nn.Module,
+        handle: Sparsifier | None,
+        epochs: int | None = None,
+        part: str = "",
+        guide: nn.Module | None = None,
+        advance: Advance = lambda share: None,
     ) -> None:
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
         if stage != "dense" and settings.teacher is not None:
@@ -116,7 +122,8 @@ def compress(
         seen = data if stage == "dense" else mine
         say = lambda e: tell(stage + part, e)  # noqa: E731
         with on(device, net, guide):
-            history[stage + part] = fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress) if recipe.epochs else []
+            run = lambda: fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress, advance=advance)  # noqa: E731
+            history[stage + part] = run() if recipe.epochs else []
 
     train("dense", dense, None)
     whole = {name: t.detach().clone() for name, t in dense.state_dict().items()}

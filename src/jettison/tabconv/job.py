@@ -84,7 +84,7 @@ def tables_network(
     if settings.epochs:
         exact = Exact(int8)
         net = TableNetwork(made, exact)
-        train("tables", net, None, guide=exact)
+        train("tables", net, None, guide=exact, advance=net.advance)
         made = net.trained()
     report = [
         LayerReport(o.name, weight_shape(made, o), o.format, reasons[o.name] or _masked(o.format, settings))

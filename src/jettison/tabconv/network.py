@@ -8,8 +8,8 @@ Sums are normalised while training, by the statistics of the batch, as batch nor
 change every sum behind them. It starts as the identity and is folded into the tables' scales and the bias at the end.
 Every parameter is in units of its layer's deviation or range, so that one learning rate suits all.
 
-Beside the loss of the scores, each layer of tables is drawn to what the exact network gives there (`_Drawn`): far from the scores
-the gradients of many hard layers say little.
+Beside the loss of the scores, each layer of tables is at first drawn to what the exact network gives there (`_Drawn`): far from the
+scores the gradients of many hard layers say little. In the end it would only keep the network from better ways to those scores.
 
 Sources: Tang et al. 2023 (LUT-NN, arXiv 2302.03213): soft assignment backward, hard forward, tables and other weights trained
 together; Romero et al. 2015 (FitNets, arXiv 1412.6550): learning from a teacher's layers.
@@ -40,6 +40,7 @@ LEVELS = 255  # steps of a u8
 MOMENTUM = 0.1  # of a new batch in the running statistics
 EPS = 1e-12
 PULL = 1.0  # weight of each layer's distance from the exact network's
+PULLED = 0.7  # of the training; then scores alone decide
 ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
 
 
@@ -51,13 +52,18 @@ class TableNetwork(nn.Module):
         self.graph = graph
         self.steps = nn.ModuleList(_step(graph, op) for op in graph.ops)
         self._exact = () if exact is None else (exact,)  # no submodule: it is neither trained nor stored
+        self._drawn = True
+
+    def advance(self, share: float) -> None:
+        """share: of the training that is done."""
+        self._drawn = share < PULLED
 
     def forward(self, images: Tensor) -> Tensor:
         return self.tensors(images)[self.graph.outputs[0]]
 
     def tensors(self, images: Tensor) -> dict[str, Tensor]:
         """Of the whole network, by name."""
-        wanted = self._wanted(images) if self.training else {}
+        wanted = self._wanted(images) if self.training and self._drawn else {}
         values = {self.graph.inputs[0]: images}
         for op, step in zip(self.graph.ops, self.steps):
             name = op.outputs[0]

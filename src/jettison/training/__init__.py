@@ -3,10 +3,10 @@
 from .checkpoint import load_checkpoint, save_checkpoint
 from .device import device_of, on
 from .distributed import Processes, processes
-from .loop import Epoch, evaluate, fit
+from .loop import Advance, Epoch, evaluate, fit
 from .recipe import Recipe, make_optimizer
 
 __all__ = [
-    "Epoch", "Processes", "Recipe", "device_of", "evaluate", "fit", "load_checkpoint", "make_optimizer", "on", "processes",
+    "Advance", "Epoch", "Processes", "Recipe", "device_of", "evaluate", "fit", "load_checkpoint", "make_optimizer", "on", "processes",
     "save_checkpoint",
 ]  # fmt: skip

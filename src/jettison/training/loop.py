@@ -24,6 +24,8 @@ from .recipe import Recipe, make_optimizer
 
 MASKS_CHECKED_STEPS = 100  # between two comparisons of the masks of several processes
 
+Advance = Callable[[float], None]  # share of the training that is done, 0 … 1
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -55,12 +57,14 @@ def fit(
     processes: Processes = Processes(),
     progress: bool = True,
     origin: Mapping[str, str | None] = NOWHERE,
+    advance: Advance = lambda share: None,
 ) -> list[Epoch]:
     """Train `model` in place, on the device it stands on; returns one `Epoch` each.
 
     checkpoint: file written after every epoch. resume: continue from it if it is there; the
     continued run is bit-identical to an uninterrupted one (CPU). A checkpoint of other data, another recipe or another origin, whatever
-    that may say of the network, is refused. The sparsifier is stepped, not finished.
+    that may say of the network, is refused. The sparsifier is stepped, not finished. advance: told before each step what share of
+    the training is done, for what changes while it lasts.
 
     Errors: TrainingError (loss not finite, or masks that differ between processes: the last good checkpoint stays),
     CheckpointError, DataError.
@@ -69,7 +73,7 @@ def fit(
         raise DataError(f"{data.name} has no training split here; add its train files")
     if teacher is None and recipe.distill > 0:
         raise TrainingError("recipe: distill needs a teacher network")
-    run = _Run(model, data, recipe, sparsifier, teacher, processes)
+    run = _Run(model, data, recipe, sparsifier, teacher, processes, advance)
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
         run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
@@ -111,8 +115,10 @@ class _Run:
         sparsifier: Sparsifier | None,
         teacher: nn.Module | None,
         processes: Processes,
+        advance: Advance,
     ) -> None:
         self.model, self.data, self.recipe, self.sparsifier, self.processes = model, data, recipe, sparsifier, processes
+        self.advance = advance
         self.device = next(model.parameters()).device
         self.teacher = teacher.to(self.device).eval() if teacher is not None and recipe.distill > 0 else None
         self.steps = steps_per_epoch(data.train, recipe.batch)  # type: ignore[arg-type]
@@ -134,6 +140,7 @@ class _Run:
         lr, images = 0.0, 0
         for i, batch in enumerate(batches):
             lr = self.recipe.lr_at(number * self.steps + i, self.steps)
+            self.advance((number + i / self.steps) / self.recipe.epochs)
             if self.sparsifier is not None:
                 self.sparsifier.advance(number + i / self.steps)
             loss = self.step(batch, lr)
