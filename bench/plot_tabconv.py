@@ -2,7 +2,7 @@
 
     python bench/plot_tabconv.py
 
-Milliseconds are those of one run (bench/results/tabconv.json), accuracies those of the whole test set: of dense and tables from
+One panel for each network of tables that was measured: milliseconds are those of one run (bench/results/tabconv.json), accuracies those of the whole test set: of dense and tables from
 the same file, of N:M after training from bench/results/int8_accuracy.json, mean of the seeds.
 """
 
@@ -29,21 +29,29 @@ def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     result = RESULTS / "tabconv.json"
     rows = json.loads(result.read_text())["tabconv"] if result.is_file() else []
-    row = next((r for r in rows if r["network"] == NETWORK and r["ms"]), None)
-    if row is None:
+    rows = [r for r in rows if r["network"] == NETWORK and r["ms"]]
+    if not rows:
         print(f"{result.name}: {NETWORK} is not measured yet; run bench/tabconv.py --time")
         return
-    found = points(row, json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"])
-    figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
-    for i, (label, ms, percent) in enumerate(found):
-        ax.plot(ms, percent, "o", color="tab:red" if label.startswith("table") else "tab:blue")
-        ax.annotate(label, (ms, percent), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
-    ax.set(xlabel="milliseconds an image, batch 1, 1 thread", ylabel="accuracy, %", title=f"{NETWORK} on {row['data']}")
-    ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
-    ax.grid(alpha=0.25)
+    trained = json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"]
+    figure, axes = plt.subplots(1, len(rows), figsize=(1 + 4.5 * len(rows), 3.4), layout="constrained", sharey=True, squeeze=False)
+    for ax, row in zip(axes[0], rows):
+        panel(ax, points(row, trained), row)
+    axes[0][0].set_ylabel("accuracy, %")
+    figure.suptitle(f"{NETWORK} on {rows[0]['data']}")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
     print(FIGURE.relative_to(ROOT))
+
+
+def panel(ax: Any, found: list[tuple[str, float, float]], row: dict[str, Any]) -> None:
+    """What was measured in one run, on one machine."""
+    for i, (label, ms, percent) in enumerate(found):
+        ax.plot(ms, percent, "o", color="tab:red" if label.startswith("table") else "tab:blue")
+        ax.annotate(label, (ms, percent), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
+    ax.set(xlabel="milliseconds an image, batch 1, 1 thread", title=row["timed"]["machine"]["isa"][0])
+    ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
+    ax.grid(alpha=0.25)
 
 
 def points(row: dict[str, Any], trained: list[dict[str, Any]]) -> list[tuple[str, float, float]]:

@@ -176,7 +176,8 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             storage = " → ".join(f"{row['storage_bytes'][k] / 1000:.0f}" for k in ("int8", "tables"))
             ms = {(t["engine"], t["pattern"]): f"{t['median_ms']:.3f}" for t in row["ms"] or []}
             wanted = (("jettison", "dense"), ("jettison", "1:4"), ("jettison", row["pattern"]), ("onnxruntime", "dense"))
-            cells = f"[{row['network']}]({name}) | {row['data']} | {row['pattern']}, {row['epochs']} epochs | {saved}"
+            pattern = ",".join((row["pattern"], *row.get("layers", ()))).replace("*", "\\*")
+            cells = f"[{row['network']}]({name}) | {row['data']} | {pattern}, {row['epochs']} epochs | {saved}"
             out.append(
                 f"| {cells} | {p['f32']:.2f} → {p['tables']:.2f} | {kept} | {storage} | {' | '.join(ms.get(w, '–') for w in wanted)} |\n"
             )

@@ -55,7 +55,8 @@ class Case:
     """A row. saved, kept: shares of operations and of accuracy, in percent, that the paper reports; `budget` keeps that saving.
 
     include: layers made tables although stem or of few pixels, without which the paper's largest savings cannot be reached.
-    epochs: of training the tables. fit_images: that they are fitted to; a layer of one pixel needs one for each prototype.
+    epochs: of training the tables. fit_images: that they are fitted to; a layer of one pixel needs one for each prototype. layers: with
+    a pattern of their own.
     """
 
     network: str
@@ -68,10 +69,12 @@ class Case:
     kept: float | None = None
     epochs: int = EPOCHS
     fit_images: int = 2048
+    layers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"{self.network}-{self.data}-{self.pattern}" + (f"-{self.epochs}" if self.epochs != EPOCHS else "")
+        marks = [str(self.epochs)] * (self.epochs != EPOCHS) + ["layers"] * bool(self.layers)
+        return "-".join((self.network, self.data, self.pattern, *marks))
 
 
 CASES = (
@@ -79,6 +82,7 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9x64", 0),
     Case("resnet20_cifar", "cifar10", "lut9x64", 0, epochs=40),
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
+    Case("resnet20_cifar", "cifar10", "lut9x256", 0, layers=("layer1.*=lut18x256", "layer2.*=lut10x256", "layer3.*=lut5x256")),
     Case("nin", "mnist", "lut96x256", 3, include=("conv1",), saved=98.9, kept=81),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=("conv1", "layer*"), saved=99.4, kept=93, fit_images=8192),
     Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
@@ -113,7 +117,7 @@ def settings_of(case: Case, args: argparse.Namespace) -> Settings:
     weights = WEIGHTS.get(case.network)
     return Settings(
         case.network,
-        case.pattern,
+        ",".join((case.pattern, *case.layers)),
         "tabconv",
         weights=str(weights) if weights else None,
         dense_epochs=0 if weights else case.dense_epochs,

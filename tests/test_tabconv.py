@@ -154,6 +154,19 @@ def test_every_layer_is_made_a_table_or_says_why_not(exact: Graph, fitted) -> No
     assert all(f.error is not None and f.error < 0.5 for f in fits if not f.reason)
 
 
+def test_layers_may_have_formats_of_their_own(exact: Graph) -> None:
+    made, _ = tabconv.fit(exact, images(200), Lut(9), seed=1, threads=1, formats={"b": Lut(6, 32), "point": Lut(4)})
+    formats = {op.name: op.format for op in made.ops if op.name in ("a", "b", "down", "point")}
+    assert formats == {"a": Lut(9), "b": Lut(6, 32), "down": Lut(9), "point": Lut(4)}  # of 4 inputs, 12 are enough
+    (want,) = reference.run(made, images(5, seed=9))
+    np.testing.assert_array_equal(Session(made, threads=1).run(images(5, seed=9)), want)
+    with pytest.raises(TabConvError, match="no conv or linear layer 'c'"):
+        tabconv.fit(exact, images(200), Lut(9), formats={"c": Lut(4)})
+    budget = tabconv.Budget(ops=tabconv.operations(made).saved_paper)
+    kept = tabconv.prioritised(exact, images(400), Lut(9), budget, seed=1, threads=1, formats={"b": Lut(6, 32), "point": Lut(4)}).graph
+    assert {op.name: op.format for op in kept.ops if op.name in formats} == formats
+
+
 def test_the_fitted_network_runs_to_the_same_bits_everywhere(exact: Graph, fitted) -> None:
     x = images(5, seed=9)
     (want,) = reference.run(fitted[0], x)
@@ -382,6 +395,9 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     assert list(data["accuracy"]) == ["dense", "dense int8", "lut9"] and list(data["history"]) == ["dense", "tables"]
     assert {str(op.format) for op in file.load(out).ops if op.kind == "conv"} == {"dense", "lut9"}
     first = out.read_bytes()
+    code, said = call(*command[:-2], "--pattern", "lut9,*=lut6x32", "--epochs", "0", "-o", str(tmp_path / "own.jettison"))
+    assert code == 0 and {str(op.format) for op in file.load(tmp_path / "own.jettison").ops if op.kind == "conv"} == {"dense", "lut6x32"}
+    assert "1 of 3 layers are lut9,*=lut6x32" in said, said
     code, said = call(*command, "--resume")
     assert code == 0 and out.read_bytes() == first, said
     code, said = call("explain", str(out), "--threads", "1", "--runs", "1", "--json", str(tmp_path / "e.json"))
@@ -402,6 +418,10 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
         (["--element", "f32"], "write element int8"),
         (["--budget-ops", "36"], "must lie between 0 and 1"),
         (["--fit-images", "1"], "need at least"),
+        (["--pattern", "lut9,3=1:4"], "only table look-up, lutV, may differ from layer to layer"),
+        (["--pattern", "lut9,3"], "'3' is not LAYER=PATTERN"),
+        (["--pattern", "lut9,layer*=lut6"], "no conv or linear layer 'layer*'; the layers are 0, 3, 8"),
+        (["--pattern", "lut9,3=lut6x8"], "lut6x256"),
     ):
         code, said = call(*command, *options)
         assert code == 2 and words in said, said

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from . import budget, ptq
 from .errors import ModelError, PatternError, QuantizationError, TrainingError, no_effect
-from .formats import NM, Block, Dense, Format, parse
+from .formats import NM, Block, Dense, Format
 from .methods import Method, Select, make_method
 from .methods.select import REMAINDERS
 from .tabconv import job
@@ -36,8 +36,9 @@ class Settings:
     classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
     outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
-    Method tabconv makes pattern lutV in int8 from `fit_images` training images, of the layers that `criterion` and the budgets
-    leave (`tabconv.priority`); `epochs` then train the tables, guided by the exact int8 network unless there is a `teacher`.
+    Method tabconv makes pattern lutV, or lutV,LAYER=lutV,… with another for some layers (* allowed), in int8 from `fit_images` training
+    images, of the layers that `criterion` and the budgets leave (`tabconv.priority`); `epochs` then train the tables, guided by the
+    exact int8 network unless there is a `teacher`.
     Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
     """
 
@@ -91,7 +92,7 @@ class Settings:
         for what, value in (("permute", self.permute), ("reconstruct", self.reconstruct)):
             if value and not isinstance(self.format, NM):
                 raise PatternError(f"--{what} is for N:M, for example 2:4, not for {self.pattern}; leave it out")
-        if parse(self.pattern) == Dense() and self.element == "f32":
+        if self.format == Dense() and self.element == "f32":
             raise PatternError("pattern 'dense' in f32 leaves nothing to compress; write N:M, for example 1:4, or element int8")
         job.check(self)
         untrained = self.epochs == 0 and (self.qat_epochs == 0 or self.method != "asp")
@@ -148,8 +149,8 @@ class Settings:
 
     @property
     def format(self) -> Format:
-        """Of every layer; with `kept` of the average one."""
-        return parse(self.pattern)
+        """Of every layer; with `kept` of the average one; of tables that of layers without their own."""
+        return job.formats_of(self.pattern)[0]
 
     @property
     def label(self) -> str:

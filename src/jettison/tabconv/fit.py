@@ -8,8 +8,9 @@ Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III; trees and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer lea
 
 Progress = Callable[[str, float], None]
 Run = Callable[..., Any]  # images → the one output
+Formats = Mapping[str, Lut]  # by layer, of those that have another than the rest
+SAME: Formats = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,17 @@ class LayerFit:
     padded: int = 0
 
 
-def choose(graph: Graph, fmt: Lut, exact: Collection[str] = (), include: Collection[str] = ()) -> dict[str, str]:
+def choose(graph: Graph, fmt: Lut, exact: Collection[str] = (), include: Collection[str] = (), formats: Formats = SAME) -> dict[str, str]:
     """Every conv and linear layer in order → "" if it may become a table, else why not.
 
-    exact: names that stay; include: names that are tabulated although stem or classifier. Errors: TabConvError (unknown names).
+    exact: names that stay; include: names that are tabulated although stem or classifier; formats: of layers for which it is not `fmt`.
+    Errors: TabConvError (unknown names).
     """
     layers = [op for op in graph.ops if op.kind in spec.WEIGHTED]
-    unknown = sorted({*exact, *include} - {op.name for op in layers})
+    unknown = sorted({*exact, *include, *formats} - {op.name for op in layers})
     if unknown:
         raise TabConvError(f"there is no conv or linear layer {unknown[0]!r}; the layers are {', '.join(op.name for op in layers)}")
-    return {op.name: _why_exact(graph, op, fmt, exact, op.name in include, op is layers[-1]) for op in layers}
+    return {op.name: _why_exact(graph, op, formats.get(op.name, fmt), exact, op.name in include, op is layers[-1]) for op in layers}
 
 
 def _why_exact(graph: Graph, op: Op, fmt: Lut, exact: Collection[str], included: bool, last: bool) -> str:
@@ -92,25 +96,28 @@ def fit(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = lambda what, done: None,
+    formats: Formats = SAME,
 ) -> tuple[Graph, list[LayerFit]]:
     """The network with every layer that `choose` allows replaced by tables, and what became of each layer.
 
     graph: int8, from `ptq.quantize`; it is not changed. images: as the network is fed, float32 (n, c, h, w), a few thousand.
-    rows: of the im2col matrix per layer; by default 32,768, or 512 for each prototype if that is more.
+    rows: of the im2col matrix per layer; by default 32,768, or 512 for each prototype if that is more. exact, include, formats: as
+    `choose`'s.
     Errors: TabConvError (network not int8, no layer left, too few images), InputError.
     """
-    arrays, rows = whole(graph, images), rows or max(ROWS, ROWS_PER_PROTOTYPE * fmt.prototypes)
-    chosen = choose(graph, fmt, exact, include)
+    arrays, chosen = whole(graph, images), choose(graph, fmt, exact, include, formats)
+    its = {op.name: formats.get(op.name, fmt) for op in graph.ops}
     todo = [op for op in graph.ops if chosen.get(op.name) == ""]
     if not todo:
         why = "; ".join(f"{name}: {reason}" for name, reason in chosen.items())
         raise TabConvError(f"no layer is left to make {fmt}: {why}")
     for op in todo:
-        _need_images(graph, op, fmt, len(arrays[0]))
+        _need_images(graph, op, its[op.name], len(arrays[0]))
     made, fits = graph, {name: LayerFit(name, reason) for name, reason in chosen.items()}
     for i, op in enumerate(todo):
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
-        made, fits[op.name] = _fit_layer(graph, made, op, fmt, arrays, rows, seed + i, threads, tell)
+        some = rows or max(ROWS, ROWS_PER_PROTOTYPE * its[op.name].prototypes)
+        made, fits[op.name] = _fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, threads, tell)
     return spec.check(made), list(fits.values())
 
 

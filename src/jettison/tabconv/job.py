@@ -13,7 +13,7 @@ import numpy as np
 from .. import file
 from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
-from ..formats import Lut
+from ..formats import Format, Lut, parse
 from ..formats.lut import NATIVE_PROTOTYPES
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
@@ -36,18 +36,33 @@ def budget_of(settings: Settings) -> Budget:
     return Budget(settings.budget_ops, settings.budget_accuracy, settings.budget_ms)
 
 
+def formats_of(pattern: str) -> tuple[Format, dict[str, Format]]:
+    """ "lut9x256,layer3.*=lut6x256" → the pattern, and those of layers that have another, by name with *. Errors: PatternError."""
+    first, *others = (part.strip() for part in pattern.split(","))
+    named = {}
+    for part in others:
+        name, equal, its = (t.strip() for t in part.partition("="))
+        if not (name and equal):
+            raise PatternError(f"pattern {pattern!r}: {part!r} is not LAYER=PATTERN; for example '{PATTERN},layer3.*=lut6x64'")
+        named[name] = parse(its)
+    return parse(first), named
+
+
 def check(settings: Settings) -> None:
     """Errors: PatternError, QuantizationError, TrainingError, TabConvError for settings that only make sense together."""
-    fmt = settings.format
+    fmt, others = formats_of(settings.pattern)
+    if others and not all(isinstance(f, Lut) for f in (fmt, *others.values())):
+        raise PatternError(f"pattern {settings.pattern!r}: only table look-up, lutV, may differ from layer to layer")
     wanted, made = isinstance(fmt, Lut), settings.method == METHOD
     if wanted != made:
         what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV"
         raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
-    if isinstance(fmt, Lut) and fmt.prototypes not in NATIVE_PROTOTYPES:
-        raise PatternError(
-            f"pattern {fmt}: kernels look up tables of {', '.join(map(str, NATIVE_PROTOTYPES))} prototypes; write lut{fmt.v} or "
-            f"lut{fmt.v}x{NATIVE_PROTOTYPES[-1]} (jettison.tabconv.fit and the reference take the others, for analysis)"
-        )
+    for one in (fmt, *others.values()):
+        if isinstance(one, Lut) and one.prototypes not in NATIVE_PROTOTYPES:
+            raise PatternError(
+                f"pattern {one}: kernels look up tables of {', '.join(map(str, NATIVE_PROTOTYPES))} prototypes; write lut{one.v} or "
+                f"lut{one.v}x{NATIVE_PROTOTYPES[-1]} (jettison.tabconv.fit and the reference take the others, for analysis)"
+            )
     if made and (settings.element != "int8" or settings.qat_epochs):
         raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
     if budget_of(settings).given and not made:
@@ -70,16 +85,17 @@ def tables_network(
 
     cpus: processors that fit, and that a budget of milliseconds is measured on.
     """
-    fmt: Any = settings.format
+    fmt, others = formats_of(settings.pattern)
     layers = [op.name for op in int8.ops if op.kind in WEIGHTED]
     exact, include = ([n for n in layers if any(fnmatchcase(n, p) for p in names)] for names in (settings.exclude, settings.include))
+    formats: Any = {n: f for p, f in others.items() for n in [name for name in layers if fnmatchcase(name, p)] or [p]}  # unknown: `choose`
     path = folder / "tables.jettison"
-    reasons = choose(int8, fmt, exact, include)
+    reasons = choose(int8, fmt, exact, include, formats)  # type: ignore[arg-type]
     if resume and path.is_file():
         made = file.load(path)
     else:
         with watch() as progress, pinned(cpus):
-            made = _fitted(int8, images(), settings, exact, include, len(cpus), progress)
+            made = _fitted(int8, images(), settings, {"exact": exact, "include": include, "formats": formats}, len(cpus), progress)
         file.save(made, path)
     if settings.epochs:
         exact = Exact(int8)
@@ -94,13 +110,11 @@ def tables_network(
     return made, report
 
 
-def _fitted(
-    int8: Graph, images: np.ndarray, settings: Settings, exact: list[str], include: list[str], threads: int, progress: Any
-) -> Graph:
-    budget, fmt, run = budget_of(settings), settings.format, {"seed": settings.seed, "threads": threads, "progress": progress}
+def _fitted(int8: Graph, images: np.ndarray, settings: Settings, chosen: dict[str, Any], threads: int, progress: Any) -> Graph:
+    budget, fmt, run = budget_of(settings), settings.format, {"seed": settings.seed, "threads": threads, "progress": progress, **chosen}
     if not budget.given:
-        return fit(int8, images, fmt, exact, include, **run)[0]  # type: ignore[arg-type]
-    return prioritised(int8, images, fmt, budget, settings.criterion, exact, include, **run).graph  # type: ignore[arg-type]
+        return fit(int8, images, fmt, **run)[0]  # type: ignore[arg-type]
+    return prioritised(int8, images, fmt, budget, settings.criterion, **run).graph  # type: ignore[arg-type]
 
 
 def _masked(fmt: object, settings: Settings) -> str:

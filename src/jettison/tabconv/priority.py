@@ -27,7 +27,7 @@ from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
 from ..runtime import Session
 from .accounting import operations
-from .fit import LayerFit, Progress, choose, fit
+from .fit import SAME, Formats, LayerFit, Progress, choose, fit
 
 CRITERIA = ("cosine", "top1", "top5", "latency")
 HELD_OUT = 0.125  # share of the images that judge
@@ -86,6 +86,7 @@ def prioritised(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress = lambda what, done: None,
+    formats: Formats = SAME,
 ) -> Masked:
     """`fit` with as few or as many layers left exact as `budget` asks for. Arguments as `fit`'s; an eighth of the images judges.
 
@@ -99,9 +100,9 @@ def prioritised(
     fitted = tuple(a[judges:] for a in arrays)
 
     def made(kept: Collection[str], tell: Progress = lambda what, done: None) -> tuple[Graph, list[LayerFit]]:
-        return fit(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell)
+        return fit(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell, formats)
 
-    todo = [name for name, why in choose(graph, fmt, exact, include).items() if not why]
+    todo = [name for name, why in choose(graph, fmt, exact, include, formats).items() if not why]
     result, fits = made((), progress)
     scores = _alone(criterion, graph, todo, made, judge, progress) if criterion != "cosine" else {}
     masked: list[tuple[str, float]] = []
