@@ -2,8 +2,9 @@
 
     python bench/plot_tabconv.py
 
-One panel for each network of tables that was measured: milliseconds are those of one run (bench/results/tabconv.json), accuracies those of the whole test set: of dense and tables from
-the same file, of N:M after training from bench/results/int8_accuracy.json, mean of the seeds.
+One panel for each network of tables that was measured. Milliseconds are those of one run (bench/results/tabconv.json), accuracies
+those of the whole test set: of dense and tables from the same file, of N:M after training from bench/results/int8_accuracy.json, mean
+of the seeds.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def panel(ax: Any, found: list[tuple[str, float, float]], row: dict[str, Any]) -
         ax.annotate(label, (ms, percent), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
     ax.set(xlabel="milliseconds an image, batch 1, 1 thread", title=row["timed"]["machine"]["isa"][0])
     ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
+    ax.margins(y=0.12)
     ax.grid(alpha=0.25)
 
 
