@@ -64,12 +64,7 @@ class TableNetwork(nn.Module):
     def tensors(self, images: Tensor) -> dict[str, Tensor]:
         """Of the whole network, by name."""
         wanted = self._wanted(images) if self.training and self._drawn else {}
-        values = {self.graph.inputs[0]: images}
-        for op, step in zip(self.graph.ops, self.steps):
-            name = op.outputs[0]
-            y = step(*(values[name] for name in op.inputs))
-            values[name] = _Drawn.apply(y, wanted[name]) if name in wanted else y
-        return values
+        return _tensors(self.graph, self.steps, images, wanted)
 
     def _wanted(self, images: Tensor) -> dict[str, Tensor]:
         """What the exact network gives where this one looks up tables."""
@@ -103,12 +98,18 @@ class Exact(nn.Module):
     def tensors(self, images: Tensor) -> dict[str, Tensor]:
         """Of the whole network, by name."""
         if self._last is None or self._last[0] is not images:
-            self.to(images.device)
-            values = {self.graph.inputs[0]: images}
-            for op, step in zip(self.graph.ops, self.steps):
-                values[op.outputs[0]] = step(*(values[name] for name in op.inputs))
-            self._last = images, values
+            self._last = images, _tensors(self.graph, self.to(images.device).steps, images, {})
         return self._last[1]
+
+
+def _tensors(graph: Graph, steps: nn.ModuleList, images: Tensor, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the whole network, by name; those of `wanted` drawn to it."""
+    values = {graph.inputs[0]: images}
+    for op, step in zip(graph.ops, steps):
+        name = op.outputs[0]
+        y = step(*(values[x] for x in op.inputs))
+        values[name] = _Drawn.apply(y, wanted[name]) if name in wanted else y  # type: ignore[assignment]
+    return values
 
 
 def _step(graph: Graph, op: Op) -> nn.Module:
