@@ -49,7 +49,8 @@ PRUNED = (NM(2, 4), NM(1, 4))
 BATCH = 250
 EPOCHS = 10
 
-# Where codebooks are few their loss is largest in the last layers of each stage.
+EVERY = ("conv1", "layer*")
+# A codebook costs most where pixels are many, so early layers have fewer of them.
 FEWER_EARLY = (
     "layer1.*=lut18x256",
     "layer2.*=lut10x256",
@@ -57,6 +58,19 @@ FEWER_EARLY = (
     "layer2.2.conv1=lut9x256",
     "layer2.2.conv2=lut8x256",
     "layer3.*=lut5x64",
+)
+# What a shortcut loses no layer behind it can know, and it has few inputs: shortcuts and stem get more codebooks, layers of one pixel less.
+MORE_IN_SHORTCUTS = (
+    "conv1=lut25x256",
+    "layer1.*=lut144x256",
+    "layer2.*=lut288x256",
+    "layer2.0.conv1=lut144x256",
+    "layer3.*=lut288x256",
+    "layer3.0.conv1=lut144x256",
+    "layer4.*=lut576x256",
+    "layer4.0.conv1=lut384x256",
+    "*.downsample.0=lut8x256",
+    "layer4.0.downsample.0=lut16x256",
 )
 
 
@@ -94,10 +108,11 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
     Case("resnet20_cifar", "cifar10", "lut9x256", 0, epochs=30, layers=FEWER_EARLY),
     Case("nin", "mnist", "lut96x256", 3, include=("conv1",), saved=98.9, kept=81),
-    Case("resnet18_strided", "mnist", "lut171x256", 3, include=("conv1", "layer*"), saved=99.4, kept=93, fit_images=8192),
+    Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192),
+    Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192, layers=MORE_IN_SHORTCUTS),
     Case("resnet18_strided", "cifar10", "lut9", 30, 0.365, saved=36.5, kept=93),
     Case("resnet34_strided", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
-    Case("resnet34_strided", "mnist", "lut144x256", 3, include=("conv1", "layer*"), saved=99.3, kept=93, fit_images=8192),
+    Case("resnet34_strided", "mnist", "lut144x256", 3, include=EVERY, saved=99.3, kept=93, fit_images=8192),
     Case("resnet18_strided", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
     Case("nin", "cifar10", "lut9", 30),
 )

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..errors import FormatError, PatternError
 
-V_MAX = 256
+V_MAX = 65536  # layers of one pixel have a few thousand inputs and want few codebooks
 PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256)
 DEFAULT_PROTOTYPES = 16  # one table of bytes is one shuffle register
 NATIVE_PROTOTYPES = (16, 32, 64, 128, 256)  # what the native kernels take; the reference takes all
@@ -37,7 +37,7 @@ _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Lut:
-    """v inputs per codebook, 1 ≤ v ≤ 256; prototypes a power of two up to 256. Errors: PatternError."""
+    """v inputs per codebook, 1 ≤ v ≤ 65536; prototypes a power of two up to 256. Errors: PatternError."""
 
     v: int
     prototypes: int = DEFAULT_PROTOTYPES
