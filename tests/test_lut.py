@@ -71,7 +71,9 @@ def graph(prototypes: int = 16, h: int = 5, w: int = 6) -> Graph:
 # ---- format and reference
 
 
-@pytest.mark.parametrize(("text", "fmt"), [("lut9", Lut(9)), ("lut4x64", Lut(4, 64)), ("lut256x2", Lut(256, 2))])
+@pytest.mark.parametrize(
+    ("text", "fmt"), [("lut9", Lut(9)), ("lut4x64", Lut(4, 64)), ("lut256x2", Lut(256, 2)), ("lut576x256", Lut(576, 256))]
+)
 def test_a_pattern_is_written_and_read(text: str, fmt: Lut) -> None:
     assert str(fmt) == text and parse(text) == fmt and from_json(to_json(fmt), "here") == fmt
 
