@@ -161,7 +161,7 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
 
 
 def tabconv(results: dict[str, dict[str, Any]]) -> str:
-    """A line for each network; in brackets what the paper reports."""
+    """A line for each network; in brackets what the paper reports. Below: patterns that differ from layer to layer."""
     out = []
     for name, r in results.items():
         if "tabconv" not in r:
@@ -176,11 +176,14 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             storage = " → ".join(f"{row['storage_bytes'][k] / 1000:.0f}" for k in ("int8", "tables"))
             ms = {(t["engine"], t["pattern"]): f"{t['median_ms']:.3f}" for t in row["ms"] or []}
             wanted = (("jettison", "dense"), ("jettison", "1:4"), ("jettison", row["pattern"]), ("onnxruntime", "dense"))
-            pattern = ",".join((row["pattern"], *row.get("layers", ()))).replace("*", "\\*")
+            pattern = row["pattern"] + ", by layer" * bool(row.get("layers"))
             cells = f"[{row['network']}]({name}) | {row['data']} | {pattern}, {row['epochs']} epochs | {saved}"
             out.append(
                 f"| {cells} | {p['f32']:.2f} → {p['tables']:.2f} | {kept} | {storage} | {' | '.join(ms.get(w, '–') for w in wanted)} |\n"
             )
+        for row in r["tabconv"]:
+            if row.get("layers"):
+                out.append(f"\n{row['network']} on {row['data']} by layer: `{','.join((row['pattern'], *row['layers']))}`\n")
         if r["missing"]:
             out.append(f"\nNot run yet: {', '.join(r['missing'])}.\n")
     return "".join(out)

@@ -49,7 +49,7 @@ PRUNED = (NM(2, 4), NM(1, 4))
 BATCH = 250
 EPOCHS = 10
 
-EVERY = ("conv1", "layer*")
+EVERY = ("conv1", "layer*")  # layers of a ResNet: all but the classifier
 # A codebook costs most where pixels are many, so early layers have fewer of them.
 FEWER_EARLY = (
     "layer1.*=lut18x256",
@@ -127,7 +127,7 @@ def main() -> None:
     if args.list:
         done = finished(args)
         for case in cases:
-            print(f"{case.name:32}", f"{done[case.name]['percent']['tables']:.2f}" if case.name in done else "-")
+            print(f"{case.name:40}", f"{done[case.name]['percent']['tables']:.2f}" if case.name in done else "-")
         return
     for case in cases:
         if case.name not in finished(args):
@@ -247,7 +247,7 @@ def write(args: argparse.Namespace) -> None:
     replace_json(args.result, content)
     for r in content["tabconv"]:
         p = r["percent"]
-        print(f"{r['name']:32} {r['operations']['saved_percent']:.1f}% saved, {p['f32']:.2f} → {p['tables']:.2f}%")
+        print(f"{r['name']:40} {r['operations']['saved_percent']:.1f}% saved, {p['f32']:.2f} → {p['tables']:.2f}%")
 
 
 def arguments() -> argparse.Namespace:
