@@ -1,4 +1,4 @@
-"""Table look-up on the paper's networks and on ResNet-20: operations saved, accuracy kept, storage, milliseconds.
+"""Table look-up on the paper's networks and on ResNet-20, and its rivals: operations saved, accuracy kept, storage, milliseconds.
 
     python bench/tabconv.py --data-dir DATA                                     the whole queue
     python bench/tabconv.py --data-dir DATA --list                              what is done and what is next
@@ -12,7 +12,9 @@ tables; accuracy of the last epoch on the whole test set. It may be killed at an
     runs/tabconv/NAME.json      a finished row
     bench/results/tabconv.json  all finished rows, committed; a row in it is not repeated on another machine
 
-Time: one image, dense int8, N:M int8, tables, and dense int8 in ONNX Runtime, in turns in one run.
+Rivals are CRISP's blocks with N:M inside (hybrid), trained on all classes from the same dense network for as many epochs.
+
+Time: one image, dense int8, N:M int8, hybrid int8, tables, and dense int8 in ONNX Runtime, in turns in one run.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
 from jettison.bench.target import random_inputs
 from jettison.cli.eval import session_score
-from jettison.compression import compress
+from jettison.compression import Compressed, compress
 from jettison.formats import NM, Dense
 from jettison.graph import Graph, weight_shape
 from jettison.runtime import Session
@@ -118,28 +120,60 @@ CASES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """A rival of the tables: this share of the weights removed by whole blocks and, inside of those that stay, by N:M."""
+
+    network: str
+    data: str
+    pattern: str
+    sparsity: float
+    epochs: int = EPOCHS
+
+    @property
+    def label(self) -> str:
+        return f"{self.pattern}@{self.sparsity:.1%}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}-{self.data}-{self.label.replace('/', '-').replace(':', '_')}"
+
+
+HYBRIDS = (
+    Hybrid("resnet20_cifar", "cifar10", "16x16/2:4", 0.75),
+    Hybrid("resnet20_cifar", "cifar10", "16x16/2:4", 0.875),
+)
+
+
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    cases = [c for c in CASES if not args.only or c.name in args.only]
+    cases = [c for c in (*CASES, *HYBRIDS) if not args.only or c.name in args.only]
     if args.epochs is not None:
         cases = [replace(c, epochs=args.epochs) for c in cases]
     if args.list:
         done = finished(args)
         for case in cases:
-            print(f"{case.name:40}", f"{done[case.name]['percent']['tables']:.2f}" if case.name in done else "-")
+            what = "tables" if isinstance(case, Case) else "int8"
+            print(f"{case.name:40}", f"{done[case.name]['percent'][what]:.2f}" if case.name in done else "-")
         return
     for case in cases:
         if case.name not in finished(args):
-            work(case, args)
+            if isinstance(case, Case):
+                work(case, args)
+            else:
+                work_hybrid(case, args)
             write(args)
-        if args.time:
+        if args.time and isinstance(case, Case):
             time(case, args)
     write(args)
 
 
-def settings_of(case: Case, args: argparse.Namespace) -> Settings:
+def settings_of(case: Case | Hybrid, args: argparse.Namespace) -> Settings:
     weights = WEIGHTS.get(case.network)
+    if isinstance(case, Hybrid):
+        made = {"weights": str(weights), "epochs": case.epochs, "element": "int8", "sparsity": case.sparsity}
+        return Settings(case.network, case.pattern, "crisp", **made)
     return Settings(
         case.network,
         ",".join((case.pattern, *case.layers)),
@@ -154,9 +188,7 @@ def settings_of(case: Case, args: argparse.Namespace) -> Settings:
     )
 
 
-def work(case: Case, args: argparse.Namespace) -> None:
-    """One row: its networks, then its numbers."""
-    made_by, settings, folder = provenance(), settings_of(case, args), args.state / case.name
+def compressed(case: Case | Hybrid, args: argparse.Namespace) -> Compressed:
     data = load(case.data, args.data_dir / FOLDERS[case.data])
 
     def tell(stage: str, epoch: Any) -> None:
@@ -164,7 +196,13 @@ def work(case: Case, args: argparse.Namespace) -> None:
             f"{case.name}  {stage} {epoch.epoch}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.2%}  {epoch.seconds:.0f} s", flush=True
         )
 
-    result = compress(settings, data, folder, resume=True, tell=tell, progress=False, device=args.device)
+    return compress(settings_of(case, args), data, args.state / case.name, resume=True, tell=tell, progress=False, device=args.device)
+
+
+def work(case: Case, args: argparse.Namespace) -> None:
+    """One row: its networks, then its numbers."""
+    made_by, folder = provenance(), args.state / case.name
+    result = compressed(case, args)
     dense, int8, tables = result.graphs.values()
     graphs = {"f32": dense, "int8": int8, "tables": tables}
     percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in graphs.items()}
@@ -188,6 +226,17 @@ def work(case: Case, args: argparse.Namespace) -> None:
     replace_json(args.state / f"{case.name}.json", record)
 
 
+def work_hybrid(case: Hybrid, args: argparse.Namespace) -> None:
+    """A rival: its network, then its accuracy in int8."""
+    made_by, result = provenance(), compressed(case, args)
+    dense, _, int8 = result.graphs.values()
+    percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in {"f32": dense, "int8": int8}.items()}
+    file.save(int8, args.state / case.name / "trained.jettison")
+    history = {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()}
+    about = {"name": case.name, **asdict(case), "label": case.label, "data": FOLDERS[case.data], "judged_images": len(result.data.test)}
+    replace_json(args.state / f"{case.name}.json", about | {"percent": percent, "history": history, "device": str(args.device), **made_by})
+
+
 def accuracy(graph: Graph, data: DataSet, threads: int) -> float:
     return session_score(Session(graph, threads=threads), data, BATCH, lambda what, done: None).accuracy
 
@@ -205,6 +254,8 @@ def time(case: Case, args: argparse.Namespace) -> None:
         for fmt in PRUNED:
             file.save(magnitude(graph, fmt), pruned[str(fmt)])
         networks = {"dense": int8, **pruned, case.pattern: folder / "trained.jettison"}
+        rivals = {h.label: args.state / h.name / "trained.jettison" for h in HYBRIDS if (h.network, h.data) == (case.network, case.data)}
+        networks |= {label: path for label, path in rivals.items() if path.is_file()}
         entrants = [Entrant("jettison", "int8", pattern, path, pattern) for pattern, path in networks.items()]
         entrants.append(Entrant("onnxruntime", "int8", "dense", int8, "dense"))
         found = compare(entrants, random_inputs(graph, 1, 0), processors(args.threads), args.runs)
@@ -229,19 +280,22 @@ def magnitude(graph: Graph, fmt: NM) -> Graph:
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name → numbers of every finished row: this machine's and those committed before."""
-    committed = json.loads(args.result.read_text())["tabconv"] if args.result.is_file() else []
+    content = json.loads(args.result.read_text()) if args.result.is_file() else {"tabconv": []}
+    committed = (*content["tabconv"], *content.get("hybrids", []))
     here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
     return {r["name"]: r for r in (*committed, *here)}
 
 
 def write(args: argparse.Namespace) -> None:
-    order = [c.name for c in CASES]
-    rows = {name: r for name, r in finished(args).items() if name in order}  # others are first looks
+    order, rivals = [c.name for c in CASES], [h.name for h in HYBRIDS]
+    found = finished(args)
+    rows = {name: r for name, r in found.items() if name in order}  # others are first looks
     if not rows:
         return
     content = {
         "what": "convolutions by table look-up: accuracy on whole test sets after the last epoch, operations by the paper's count",
         "tabconv": sorted(rows.values(), key=lambda r: order.index(r["name"])),
+        "hybrids": [found[name] for name in rivals if name in found],
         "missing": [name for name in order if name not in rows],
     }
     replace_json(args.result, content)
