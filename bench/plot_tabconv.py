@@ -1,10 +1,10 @@
-"""Accuracy over milliseconds of one network in int8: dense, N:M and table look-up. docs/img/tabconv.svg.
+"""Accuracy over milliseconds of one network in int8: dense, N:M, hybrid and table look-up. docs/img/tabconv.svg.
 
     python bench/plot_tabconv.py
 
 One panel for each network of tables that was measured. Milliseconds are those of one run (bench/results/tabconv.json), accuracies
-those of the whole test set: of dense and tables from the same file, of N:M after training from bench/results/int8_accuracy.json, mean
-of the seeds.
+those of the whole test set: of dense, hybrid and tables from the same file, of N:M after training from bench/results/int8_accuracy.json,
+mean of the seeds.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ NAMES = {"dense": "dense int8", "2:4": "N:M 2:4", "1:4": "N:M 1:4"}
 def main() -> None:
     plt.rcParams.update({"svg.hashsalt": "jettison", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     result = RESULTS / "tabconv.json"
-    rows = json.loads(result.read_text())["tabconv"] if result.is_file() else []
-    rows = [r for r in rows if r["network"] == NETWORK and r["ms"]]
+    content = json.loads(result.read_text()) if result.is_file() else {"tabconv": [], "hybrids": []}
+    rows = [r for r in content["tabconv"] if r["network"] == NETWORK and r["ms"]]
+    hybrids = {h["label"]: h["percent"]["int8"] for h in content["hybrids"] if h["network"] == NETWORK}
     if not rows:
         print(f"{result.name}: {NETWORK} is not measured yet; run bench/tabconv.py --time")
         return
     trained = json.loads((RESULTS / "int8_accuracy.json").read_text())["networks"]
     figure, axes = plt.subplots(1, len(rows), figsize=(1 + 4.5 * len(rows), 3.4), layout="constrained", sharey=True, squeeze=False)
     for ax, row in zip(axes[0], rows):
-        panel(ax, points(row, trained), row)
+        panel(ax, points(row, trained, hybrids), row)
     axes[0][0].set_ylabel("accuracy, %")
     figure.suptitle(f"{NETWORK} on {rows[0]['data']}")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
@@ -56,14 +57,15 @@ def panel(ax: Any, found: list[tuple[str, float, float]], row: dict[str, Any]) -
     ax.grid(alpha=0.25)
 
 
-def points(row: dict[str, Any], trained: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+def points(row: dict[str, Any], trained: list[dict[str, Any]], hybrids: dict[str, float]) -> list[tuple[str, float, float]]:
     """(label, milliseconds, percent) of what has both."""
-    percent = {"dense": row["percent"]["int8"], row["pattern"]: row["percent"]["tables"]}
+    percent = {"dense": row["percent"]["int8"], row["pattern"]: row["percent"]["tables"], **hybrids}
     for pattern in ("2:4", "1:4"):
         seeds = [t["percent"]["int8"] for t in trained if t["network"] == NETWORK and t["pattern"] == pattern]
         percent |= {pattern: statistics.fmean(seeds)} if seeds else {}
     ms = {t["pattern"]: t["median_ms"] for t in row["ms"] if t["engine"] == "jettison"}
-    return [(NAMES.get(p, f"table look-up {p}"), ms[p], percent[p]) for p in ms if p in percent]
+    names = NAMES | {row["pattern"]: f"table look-up {row['pattern']}"} | {h: f"hybrid {h}" for h in hybrids}
+    return [(names[p], ms[p], percent[p]) for p in ms if p in percent]
 
 
 if __name__ == "__main__":
