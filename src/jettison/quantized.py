@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import reference
-from .formats import lut
+from .formats import lut, pixel_lut
 from .graph import TensorSpec
 
 Attrs = Mapping[str, Any]
@@ -98,7 +98,11 @@ def _products(q: np.ndarray, spec: TensorSpec, attrs: Attrs, params: Params) -> 
 
 def _look_ups(q: np.ndarray, spec: TensorSpec, attrs: Attrs, params: Params) -> np.ndarray:
     x = im2col(q, spec, attrs) if "kernel" in attrs else q
-    code = lut.codes(x.reshape(-1, x.shape[-1]), params["splits"], params["thresholds"])
+    rows = x.reshape(-1, x.shape[-1])
+    if "questions" in params:  # by pixels: those of one output stand one after the other in its row
+        code = pixel_lut.codes(rows.reshape(-1, q.shape[-1]), params["questions"], params["thresholds"]).reshape(len(rows), -1)
+    else:
+        code = lut.codes(rows, params["splits"], params["thresholds"])
     return lut.look_up(code, params["tables"]).reshape(*x.shape[:-1], -1)
 
 

@@ -23,8 +23,9 @@ from .dense import Dense
 from .element import ELEMENTS
 from .lut import Lut
 from .nm import NM
+from .pixel_lut import PixelLut
 
-__all__ = ["ELEMENTS", "FORMATS", "NM", "Block", "Cost", "Dense", "Format", "Lut", "from_json", "parse", "to_json"]
+__all__ = ["ELEMENTS", "FORMATS", "NM", "Block", "Cost", "Dense", "Format", "Lut", "PixelLut", "from_json", "parse", "to_json"]
 
 
 @runtime_checkable
@@ -64,6 +65,7 @@ FORMATS: dict[str, type] = {
     "nm": NM,
     "block": Block,
     "lut": Lut,
+    "pixel_lut": PixelLut,
 }
 
 

@@ -1,0 +1,126 @@
+"""PixelLut: table look-up whose codes are those of input pixels, made once and looked up by every tap that sees the pixel.
+
+    q ∈ u8 (h, w, c)   the padded input; padding holds the zero point
+    G = ⌈c / v⌉        groups of v neighbouring channels
+    code[p, g]         the leaf, 0 … K − 1, that pixel p reaches in the hash tree of group g
+    acc[y, o]          Σ_tap Σ_g tables[o, tap·G + g, code[pixel of y at tap, g]]
+
+Where `Lut` asks r·s·G trees for every output, this asks G trees for every input: a 3×3 layer of stride 1 nine times fewer. So trees may be
+deeper and their questions better. Level l of a tree asks about two channels i = questions[g, l, 0] and j = questions[g, l, 1]:
+
+    j ≥ 0:  a = ⌊(q[i] + q[j] + 1) / 2⌋           their mean; with j = i the channel itself
+    j < 0:  a = ⌊(q[i] + 255 − q[−1 − j] + 1) / 2⌋  half their difference, around 128
+    bit_l = a > thresholds[g, 2^l − 1 + Σ_{i<l} bit_i·2^i],    code = Σ_l bit_l·2^l
+
+which is one instruction on bytes and a comparison. `questions` int32 (G, L, 2), `thresholds` u8 (G, K − 1), `tables` int8 (k, r·s·G, K).
+
+Sources: product quantisation of a pixel's channels, shared by all taps: Wu et al. 2016, "Quantized Convolutional Neural Networks for
+Mobile Devices" (arXiv 1512.06473), with nearest prototypes; hash trees: Blalock & Guttag 2021 (MADDNESS, arXiv 2106.10860). Questions of
+two channels are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import FormatError, PatternError
+from .lut import V_MAX
+
+PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+DEFAULT_PROTOTYPES = 256
+_TEXT = re.compile(r"pixel(\d+)(?:x(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLut:
+    """v channels per group, 1 ≤ v ≤ 65536; prototypes a power of two up to 4096. Errors: PatternError."""
+
+    v: int
+    prototypes: int = DEFAULT_PROTOTYPES
+    kind: ClassVar[str] = "pixel_lut"
+    linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
+            raise PatternError(f"table look-up by pixels: v, the channels per group, must be 1 to {V_MAX}, got {self.v!r}; say pixel8")
+        if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
+            known = ", ".join(map(str, PROTOTYPES))
+            raise PatternError(f"table look-up by pixels: prototypes must be one of {known}, got {self.prototypes!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> PixelLut:
+        """`pixel8`: 8 channels per group, 256 prototypes; `pixel8x1024`: 1024 of them."""
+        found = _TEXT.fullmatch(text)
+        if not found:
+            raise PatternError(f"pattern {text!r} is not pixelV or pixelVxK with whole numbers; for example 'pixel8'")
+        return cls(int(found[1]), int(found[2] or DEFAULT_PROTOTYPES))
+
+    def __str__(self) -> str:
+        return f"pixel{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
+
+    @property
+    def levels(self) -> int:
+        """log2 K."""
+        return self.prototypes.bit_length() - 1
+
+    def groups(self, shape: tuple[int, ...]) -> int:
+        """⌈c / v⌉; the last group may have fewer channels."""
+        return -(-shape[3] // self.v)
+
+    def codebooks(self, shape: tuple[int, ...]) -> int:
+        """Look-ups of one output: r·s·⌈c / v⌉."""
+        return shape[1] * shape[2] * self.groups(shape)
+
+    def check(self, shape: tuple[int, ...], where: str) -> None:
+        if len(shape) != 4:
+            raise FormatError(f"{where}: weights must be (k, r, s, c), got shape {shape}")
+
+    def satisfied(self, w: np.ndarray) -> bool:
+        return False
+
+    def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
+        raise FormatError(f"{where}: tables cannot be made from weights alone, they are fitted to images")
+
+    def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
+        raise FormatError(f"{where}: a table look-up has no weights; other engines cannot run it: take the file it was made from")
+
+    def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
+        self.check(shape, where)
+        groups, channels = self.groups(shape), shape[3]
+        want = {
+            "questions": (np.dtype(np.int32), (groups, self.levels, 2)),
+            "thresholds": (np.dtype(np.uint8), (groups, self.prototypes - 1)),
+            "tables": (np.dtype(np.int8), (shape[0], self.codebooks(shape), self.prototypes)),
+        }
+        if set(parts) != set(want):
+            raise FormatError(f"{where}: {self} needs parts {', '.join(want)}, got {sorted(parts)}")
+        for name, (dtype, size) in want.items():
+            got = parts[name]
+            if got.dtype != dtype or got.shape != size:
+                raise FormatError(f"{where}: '{name}' must be {dtype} {size}, got {got.dtype} {got.shape}")
+        first, second = parts["questions"][..., 0], parts["questions"][..., 1]
+        if first.min() < 0 or first.max() >= channels or second.min() < -channels or second.max() >= channels:
+            raise FormatError(f"{where}: 'questions' must name channels 0 to {channels - 1}; the file is damaged")
+        return parts["tables"].dtype
+
+    def density(self, shape: tuple[int, ...]) -> float:
+        """Look-ups over multiply-adds, r·s·G / D."""
+        return self.codebooks(shape) / prod(shape[1:])
+
+
+def codes(pixels: np.ndarray, questions: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """(n, G) leaves of u8 pixels (n, c)."""
+    code = np.zeros((len(pixels), len(questions)), np.int64)
+    every, x = np.arange(len(questions)), pixels.astype(np.int64)
+    for level in range(questions.shape[1]):
+        i, j = questions[:, level].T
+        other = np.where(j >= 0, x[:, j], 255 - x[:, -1 - j])  # both are legal places, whichever is taken
+        bit = (x[:, i] + other + 1) // 2 > thresholds[every, (1 << level) - 1 + code]
+        code += bit.astype(np.int64) << level
+    return code
