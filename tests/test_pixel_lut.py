@@ -1,4 +1,4 @@
-"""Table look-up by pixels: the format, the reference and files."""
+"""Table look-up by pixels: the format, the reference, files, and the kernel equal to the reference to the last bit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jettison import file, quantized, reference
-from jettison.errors import FormatError, GraphError, KernelError, PatternError
+from jettison.errors import FormatError, GraphError, PatternError
 from jettison.formats import Lut, PixelLut, from_json, pixel_lut, to_json
+from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
-from jettison.runtime import Session
-from jettison.spec import check
-from test_lut import leaf
+from jettison.runtime import Session, isas
+from jettison.spec import check, output_shape
+from native_op import kernels, run
+from test_kernels_conv import SHAPES, conv_attrs
+from test_kernels_int8 import FLOAT, RESIDUAL, X, output
+from test_lut import MORE, image, leaf
 
 Shape = tuple[int, ...]
 SPEC = TensorSpec("x", (5, 6, 7), "u8", 0.02, 117)
@@ -176,6 +180,88 @@ def test_a_missing_part_a_grouped_layer_and_plain_weights_are_refused() -> None:
         check(grouped)
 
 
-def test_the_runtime_says_that_no_kernel_takes_it_yet() -> None:
-    with pytest.raises(KernelError, match="conv"):
-        Session(graph())
+# ---- kernels
+
+
+def same(
+    isa: str, inputs: list, types: list, attrs: dict, found: dict[str, np.ndarray], note: str, kind: str = "conv", threads: int = 2
+) -> None:
+    out = TensorSpec("y", output_shape(kind, [x.shape[1:] for x in inputs], attrs, "t"), types[-1].dtype, types[-1].scale, types[-1].zero)
+    got = run("pixel_lut", isa, kind, inputs, attrs, (found, (0, 0)), threads=threads, types=types)
+    np.testing.assert_array_equal(got, quantized.compute(kind, inputs, types[:-1], out, attrs, found), err_msg=f"{isa} {note}")
+
+
+def layer(fmt: PixelLut, shape: Shape, seed: int = 0) -> dict[str, np.ndarray]:
+    found = params(fmt, shape, seed)
+    return found | {"multiplier": found["multiplier"] * np.float32(10 / np.sqrt(fmt.codebooks(shape)))}
+
+
+def test_every_instruction_set_has_the_kernel() -> None:
+    assert {isa for name, fmt, isa in kernels("conv", "u8") if (name, fmt) == ("pixel_lut", "pixel_lut")} == set(isas())
+
+
+@pytest.mark.parametrize("name", [n for n, s in {**SHAPES, **MORE}.items() if s[-1] == 1])
+def test_every_shape(name: str) -> None:
+    shape = {**SHAPES, **MORE}[name]
+    n, h, w, c, k, r, s, *_ = shape
+    for v, prototypes in (1, 2), (8, 256), (c + 1, 1024):
+        found = layer(PixelLut(v if c * r * s < 1000 else v + 3, prototypes), (k, r, s, c))
+        for isa in isas():
+            same(isa, [image((n, h, w, c))], [X, output()], conv_attrs(shape), found, f"{name} {v}")
+
+
+def test_sums_of_extreme_entries_are_exact() -> None:
+    """More than 256 look-ups of −128: 16 bits do not hold them."""
+    shape = SHAPES["3x3"]
+    n, h, w, _, k, r, s, *_ = shape
+    found = layer(PixelLut(1, 4), (k, r, s, 64))
+    found["tables"][:] = np.where(found["tables"] < 100, -128, 127)
+    for isa in isas():
+        same(isa, [image((n, h, w, 64))], [X, output()], conv_attrs(shape), found, "extreme")
+
+
+@pytest.mark.parametrize("act", ["none", "relu6"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("out", [output(), output(0.0004, 0), FLOAT], ids=["u8", "saturated", "f32"])
+def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
+    for name, k in (("3x3", 33), ("batch of 3", 20), ("stride 2", 64)):
+        n, h, w, c, _, r, s, *_ = shape = SHAPES[name]
+        inputs, types = [image((n, h, w, c))], [X, out]
+        if residual:
+            where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
+            inputs, types = [*inputs, image((n, *where), 1)], [X, RESIDUAL, out]
+        for isa in isas():
+            same(isa, inputs, types, conv_attrs(shape, act), layer(PixelLut(8), (k, r, s, c)), name)
+
+
+@pytest.mark.parametrize(("c", "k", "n"), [(64, 10, 3), (512, 100, 1), (3, 5, 70)])
+def test_linear(c: int, k: int, n: int) -> None:
+    for isa in isas():
+        for out in (FLOAT, output()):
+            attrs = {"k": k, "act": "none", "alpha": 0.0}
+            same(isa, [image((n, c))], [X, out], attrs, layer(PixelLut(8, 64), (k, 1, 1, c)), str((c, k)), "linear")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_geometry(data) -> None:
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    r, s, c, k, v = draw(1, 5), draw(1, 5), draw(1, 40), draw(1, 40), draw(1, 12)
+    stride, dilation = (draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2))
+    pad = tuple(draw(0, 4) for _ in range(4))
+    h, w = draw(1, 40) + (r - 1) * dilation[0], draw(1, 12) + (s - 1) * dilation[1]
+    shape = (draw(1, 3), h, w, c, k, r, s, stride, pad, dilation, 1)
+    found = layer(PixelLut(v, 2 ** draw(1, 12)), (k, r, s, c), draw(0, 99))
+    for isa in isas():
+        x = image((shape[0], h, w, c), draw(0, 99))
+        same(isa, [x], [X, output()], conv_attrs(shape), found, str(shape), threads=draw(1, 3))
+
+
+@pytest.mark.parametrize("band", [1, 3])
+def test_a_session_and_bands_of_a_fused_group_give_the_bits_of_the_reference(band: int) -> None:
+    g = graph()
+    x = np.random.default_rng(0).standard_normal((2, 7, 5, 6)).astype(np.float32)
+    (want,) = reference.run(g, x)
+    for isa in isas():
+        for groups in (False, [schedule(g, g.ops, band, 2)]):
+            np.testing.assert_array_equal(Session(g, threads=2, isa=isa, fuse=groups).run(x), want, err_msg=f"{isa} {groups}")
