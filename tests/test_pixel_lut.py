@@ -18,10 +18,10 @@ from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.runtime import Session, isas
 from jettison.spec import check, output_shape
-from native_op import kernels, run
+from native_op import kernels
 from test_kernels_conv import SHAPES, conv_attrs
 from test_kernels_int8 import FLOAT, RESIDUAL, X, output
-from test_lut import MORE, image, leaf
+from test_lut import MORE, image, leaf, same
 
 Shape = tuple[int, ...]
 SPEC = TensorSpec("x", (5, 6, 7), "u8", 0.02, 117)
@@ -183,14 +183,6 @@ def test_a_missing_part_a_grouped_layer_and_plain_weights_are_refused() -> None:
 # ---- kernels
 
 
-def same(
-    isa: str, inputs: list, types: list, attrs: dict, found: dict[str, np.ndarray], note: str, kind: str = "conv", threads: int = 2
-) -> None:
-    out = TensorSpec("y", output_shape(kind, [x.shape[1:] for x in inputs], attrs, "t"), types[-1].dtype, types[-1].scale, types[-1].zero)
-    got = run("pixel_lut", isa, kind, inputs, attrs, (found, (0, 0)), threads=threads, types=types)
-    np.testing.assert_array_equal(got, quantized.compute(kind, inputs, types[:-1], out, attrs, found), err_msg=f"{isa} {note}")
-
-
 def layer(fmt: PixelLut, shape: Shape, seed: int = 0) -> dict[str, np.ndarray]:
     found = params(fmt, shape, seed)
     return found | {"multiplier": found["multiplier"] * np.float32(10 / np.sqrt(fmt.codebooks(shape)))}
@@ -207,7 +199,7 @@ def test_every_shape(name: str) -> None:
     for v, prototypes in (1, 2), (8, 256), (c + 1, 1024):
         found = layer(PixelLut(v if c * r * s < 1000 else v + 3, prototypes), (k, r, s, c))
         for isa in isas():
-            same(isa, [image((n, h, w, c))], [X, output()], conv_attrs(shape), found, f"{name} {v}")
+            same("pixel_lut", isa, [image((n, h, w, c))], [X, output()], conv_attrs(shape), found, f"{name} {v}")
 
 
 def test_sums_of_extreme_entries_are_exact() -> None:
@@ -217,7 +209,7 @@ def test_sums_of_extreme_entries_are_exact() -> None:
     found = layer(PixelLut(1, 4), (k, r, s, 64))
     found["tables"][:] = np.where(found["tables"] < 100, -128, 127)
     for isa in isas():
-        same(isa, [image((n, h, w, 64))], [X, output()], conv_attrs(shape), found, "extreme")
+        same("pixel_lut", isa, [image((n, h, w, 64))], [X, output()], conv_attrs(shape), found, "extreme")
 
 
 @pytest.mark.parametrize("act", ["none", "relu6"])
@@ -231,7 +223,7 @@ def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
             where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
             inputs, types = [*inputs, image((n, *where), 1)], [X, RESIDUAL, out]
         for isa in isas():
-            same(isa, inputs, types, conv_attrs(shape, act), layer(PixelLut(8), (k, r, s, c)), name)
+            same("pixel_lut", isa, inputs, types, conv_attrs(shape, act), layer(PixelLut(8), (k, r, s, c)), name)
 
 
 @pytest.mark.parametrize(("c", "k", "n"), [(64, 10, 3), (512, 100, 1), (3, 5, 70)])
@@ -239,7 +231,7 @@ def test_linear(c: int, k: int, n: int) -> None:
     for isa in isas():
         for out in (FLOAT, output()):
             attrs = {"k": k, "act": "none", "alpha": 0.0}
-            same(isa, [image((n, c))], [X, out], attrs, layer(PixelLut(8, 64), (k, 1, 1, c)), str((c, k)), "linear")
+            same("pixel_lut", isa, [image((n, c))], [X, out], attrs, layer(PixelLut(8, 64), (k, 1, 1, c)), str((c, k)), "linear")
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,7 +246,7 @@ def test_any_geometry(data) -> None:
     found = layer(PixelLut(v, 2 ** draw(1, 12)), (k, r, s, c), draw(0, 99))
     for isa in isas():
         x = image((shape[0], h, w, c), draw(0, 99))
-        same(isa, [x], [X, output()], conv_attrs(shape), found, str(shape), threads=draw(1, 3))
+        same("pixel_lut", isa, [x], [X, output()], conv_attrs(shape), found, str(shape), threads=draw(1, 3))
 
 
 @pytest.mark.parametrize("band", [1, 3])

@@ -35,14 +35,55 @@ NATIVE_PROTOTYPES = (16, 32, 64, 128, 256)  # what the native kernels take; the 
 _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 
+class LookUp:
+    """What the formats without weights share. They have `prototypes` and `codebooks`, the look-ups of one output."""
+
+    __slots__ = ()
+    linear: ClassVar[bool] = False
+    prototypes: int
+
+    @property
+    def levels(self) -> int:
+        """log2 K."""
+        return self.prototypes.bit_length() - 1
+
+    def codebooks(self, shape: tuple[int, ...]) -> int:
+        raise NotImplementedError
+
+    def check(self, shape: tuple[int, ...], where: str) -> None:
+        if len(shape) != 4:
+            raise FormatError(f"{where}: weights must be (k, r, s, c), got shape {shape}")
+
+    def satisfied(self, w: np.ndarray) -> bool:
+        return False
+
+    def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
+        raise FormatError(f"{where}: tables cannot be made from weights alone, they are fitted to images: jettison.tabconv.fit")
+
+    def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
+        raise FormatError(f"{where}: a table look-up has no weights; other engines cannot run it: take the file it was made from")
+
+    def need(self, parts: Mapping[str, np.ndarray], want: Mapping[str, tuple[type, tuple[int, ...]]], where: str) -> None:
+        """Errors: FormatError unless `parts` are those of `want`, each of its type and shape."""
+        if set(parts) != set(want):
+            raise FormatError(f"{where}: {self} needs parts {', '.join(want)}, got {sorted(parts)}")
+        for name, (kind, size) in want.items():
+            dtype, got = np.dtype(kind), parts[name]
+            if got.dtype != dtype or got.shape != size:
+                raise FormatError(f"{where}: '{name}' must be {dtype} {size}, got {got.dtype} {got.shape}")
+
+    def density(self, shape: tuple[int, ...]) -> float:
+        """Look-ups over multiply-adds, C / D."""
+        return self.codebooks(shape) / prod(shape[1:])
+
+
 @dataclass(frozen=True, slots=True)
-class Lut:
+class Lut(LookUp):
     """v inputs per codebook, 1 ≤ v ≤ 65536; prototypes a power of two up to 256. Errors: PatternError."""
 
     v: int
     prototypes: int = DEFAULT_PROTOTYPES
     kind: ClassVar[str] = "lut"
-    linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
@@ -61,50 +102,23 @@ class Lut:
     def __str__(self) -> str:
         return f"lut{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
 
-    @property
-    def levels(self) -> int:
-        """log2 K."""
-        return self.prototypes.bit_length() - 1
-
     def codebooks(self, shape: tuple[int, ...]) -> int:
         """⌈r·s·c / v⌉; the last codebook may stand for fewer inputs."""
         return -(-prod(shape[1:]) // self.v)
-
-    def check(self, shape: tuple[int, ...], where: str) -> None:
-        if len(shape) != 4:
-            raise FormatError(f"{where}: weights must be (k, r, s, c), got shape {shape}")
-
-    def satisfied(self, w: np.ndarray) -> bool:
-        return False
-
-    def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
-        raise FormatError(f"{where}: tables cannot be made from weights alone, they are fitted to images: jettison.tabconv.fit")
-
-    def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
-        raise FormatError(f"{where}: a table look-up has no weights; other engines cannot run it: take the file it was made from")
 
     def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
         self.check(shape, where)
         count, depth = self.codebooks(shape), prod(shape[1:])
         want = {
-            "splits": (np.dtype(np.int32), (count, self.levels)),
-            "thresholds": (np.dtype(np.uint8), (count, self.prototypes - 1)),
-            "tables": (np.dtype(np.int8), (shape[0], count, self.prototypes)),
+            "splits": (np.int32, (count, self.levels)),
+            "thresholds": (np.uint8, (count, self.prototypes - 1)),
+            "tables": (np.int8, (shape[0], count, self.prototypes)),
         }
-        if set(parts) != set(want):
-            raise FormatError(f"{where}: {self} needs parts {', '.join(want)}, got {sorted(parts)}")
-        for name, (dtype, size) in want.items():
-            got = parts[name]
-            if got.dtype != dtype or got.shape != size:
-                raise FormatError(f"{where}: '{name}' must be {dtype} {size}, got {got.dtype} {got.shape}")
+        self.need(parts, want, where)
         splits = parts["splits"]
         if splits.min(initial=0) < 0 or splits.max(initial=0) >= depth:
             raise FormatError(f"{where}: 'splits' must name inputs 0 to {depth - 1}; the file is damaged")
         return parts["tables"].dtype
-
-    def density(self, shape: tuple[int, ...]) -> float:
-        """Look-ups over multiply-adds, C / D."""
-        return self.codebooks(shape) / prod(shape[1:])
 
 
 def codes(rows: np.ndarray, splits: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

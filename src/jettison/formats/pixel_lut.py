@@ -24,13 +24,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from ..errors import FormatError, PatternError
-from .lut import V_MAX
+from .lut import V_MAX, LookUp
 
 PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 DEFAULT_PROTOTYPES = 256
@@ -38,13 +37,12 @@ _TEXT = re.compile(r"pixel(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class PixelLut:
+class PixelLut(LookUp):
     """v channels per group, 1 ≤ v ≤ 65536; prototypes a power of two up to 4096. Errors: PatternError."""
 
     v: int
     prototypes: int = DEFAULT_PROTOTYPES
     kind: ClassVar[str] = "pixel_lut"
-    linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
@@ -64,11 +62,6 @@ class PixelLut:
     def __str__(self) -> str:
         return f"pixel{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
 
-    @property
-    def levels(self) -> int:
-        """log2 K."""
-        return self.prototypes.bit_length() - 1
-
     def groups(self, shape: tuple[int, ...]) -> int:
         """⌈c / v⌉; the last group may have fewer channels."""
         return -(-shape[3] // self.v)
@@ -77,41 +70,19 @@ class PixelLut:
         """Look-ups of one output: r·s·⌈c / v⌉."""
         return shape[1] * shape[2] * self.groups(shape)
 
-    def check(self, shape: tuple[int, ...], where: str) -> None:
-        if len(shape) != 4:
-            raise FormatError(f"{where}: weights must be (k, r, s, c), got shape {shape}")
-
-    def satisfied(self, w: np.ndarray) -> bool:
-        return False
-
-    def encode(self, w: np.ndarray, where: str) -> dict[str, np.ndarray]:
-        raise FormatError(f"{where}: tables cannot be made from weights alone, they are fitted to images")
-
-    def decode(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.ndarray:
-        raise FormatError(f"{where}: a table look-up has no weights; other engines cannot run it: take the file it was made from")
-
     def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
         self.check(shape, where)
         groups, channels = self.groups(shape), shape[3]
         want = {
-            "questions": (np.dtype(np.int32), (groups, self.levels, 2)),
-            "thresholds": (np.dtype(np.uint8), (groups, self.prototypes - 1)),
-            "tables": (np.dtype(np.int8), (shape[0], self.codebooks(shape), self.prototypes)),
+            "questions": (np.int32, (groups, self.levels, 2)),
+            "thresholds": (np.uint8, (groups, self.prototypes - 1)),
+            "tables": (np.int8, (shape[0], self.codebooks(shape), self.prototypes)),
         }
-        if set(parts) != set(want):
-            raise FormatError(f"{where}: {self} needs parts {', '.join(want)}, got {sorted(parts)}")
-        for name, (dtype, size) in want.items():
-            got = parts[name]
-            if got.dtype != dtype or got.shape != size:
-                raise FormatError(f"{where}: '{name}' must be {dtype} {size}, got {got.dtype} {got.shape}")
+        self.need(parts, want, where)
         first, second = parts["questions"][..., 0], parts["questions"][..., 1]
         if first.min() < 0 or first.max() >= channels or second.min() < -channels or second.max() >= channels:
             raise FormatError(f"{where}: 'questions' must name channels 0 to {channels - 1}; the file is damaged")
         return parts["tables"].dtype
-
-    def density(self, shape: tuple[int, ...]) -> float:
-        """Look-ups over multiply-adds, r·s·G / D."""
-        return self.codebooks(shape) / prod(shape[1:])
 
 
 def codes(pixels: np.ndarray, questions: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
