@@ -20,8 +20,8 @@ FLOAT = TensorSpec("y", (1,))
 
 
 def convolutions() -> list[tuple[str, str, str]]:
-    """(name, format, isa) of those with weights; test_lut.py has the rest."""
-    return [row for row in kernels("conv", "u8") if row[1] != "lut"]
+    """(name, format, isa) of those with weights; test_lut.py and test_pixel_lut.py have the rest."""
+    return [row for row in kernels("conv", "u8") if row[1] not in ("lut", "pixel_lut")]
 
 
 def output(scale: float = 0.05, zero: int = 100) -> TensorSpec:
