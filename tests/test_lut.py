@@ -227,6 +227,15 @@ def image(shape: Shape, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
+def fed(shape: Any, residual: bool, out: TensorSpec) -> tuple[list[np.ndarray], list[TensorSpec]]:
+    """Inputs of a convolution, and their types and that of its output."""
+    n, h, w, c, *_ = shape
+    if not residual:
+        return [image((n, h, w, c))], [X, out]
+    where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
+    return [image((n, h, w, c)), image((n, *where), 1)], [X, RESIDUAL, out]
+
+
 def test_every_instruction_set_has_the_kernel() -> None:
     for kernel in {name for name, _ in KERNELS}:
         assert {isa for name, fmt, isa in kernels("conv", "u8") if (name, fmt) == (kernel, "lut")} == set(isas())
@@ -266,11 +275,8 @@ def test_every_shape(name: str, v: int) -> None:
 @pytest.mark.parametrize("out", [output(), output(0.0004, 0), output(30.0, 255), FLOAT], ids=["u8", "saturated", "coarse", "f32"])
 def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
     for name, k in (("3x3", 33), ("batch of 3", 20), ("stride 2", 64)):
-        n, h, w, c, _, r, s, *_ = shape = SHAPES[name]
-        inputs, types = [image((n, h, w, c))], [X, out]
-        if residual:
-            where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
-            inputs, types = [*inputs, image((n, *where), 1)], [X, RESIDUAL, out]
+        _, _, _, c, _, r, s, *_ = shape = SHAPES[name]
+        inputs, types = fed(shape, residual, out)
         for isa, (kernel, prototypes) in product(isas(), KERNELS):
             same(kernel, isa, inputs, types, conv_attrs(shape, act), params(Lut(9, prototypes), (k, r, s, c)), name)
 

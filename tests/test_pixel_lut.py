@@ -17,11 +17,11 @@ from jettison.formats import Lut, PixelLut, from_json, pixel_lut, to_json
 from jettison.fusion import schedule
 from jettison.graph import Graph, Op, TensorSpec
 from jettison.runtime import Session, isas
-from jettison.spec import check, output_shape
+from jettison.spec import check
 from native_op import kernels
 from test_kernels_conv import SHAPES, conv_attrs
-from test_kernels_int8 import FLOAT, RESIDUAL, X, output
-from test_lut import MORE, image, leaf, same
+from test_kernels_int8 import FLOAT, X, output
+from test_lut import MORE, fed, image, leaf, same
 
 Shape = tuple[int, ...]
 SPEC = TensorSpec("x", (5, 6, 7), "u8", 0.02, 117)
@@ -217,11 +217,8 @@ def test_sums_of_extreme_entries_are_exact() -> None:
 @pytest.mark.parametrize("out", [output(), output(0.0004, 0), FLOAT], ids=["u8", "saturated", "f32"])
 def test_epilogue(act: str, residual: bool, out: TensorSpec) -> None:
     for name, k in (("3x3", 33), ("batch of 3", 20), ("stride 2", 64)):
-        n, h, w, c, _, r, s, *_ = shape = SHAPES[name]
-        inputs, types = [image((n, h, w, c))], [X, out]
-        if residual:
-            where = output_shape("conv", [(h, w, c)], conv_attrs(shape), "t")
-            inputs, types = [*inputs, image((n, *where), 1)], [X, RESIDUAL, out]
+        _, _, _, c, _, r, s, *_ = shape = SHAPES[name]
+        inputs, types = fed(shape, residual, out)
         for isa in isas():
             same("pixel_lut", isa, inputs, types, conv_attrs(shape, act), layer(PixelLut(8), (k, r, s, c)), name)
 

@@ -19,6 +19,7 @@ Sources: product quantisation, Jégou et al. 2011; hash trees instead of nearest
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -35,7 +36,7 @@ NATIVE_PROTOTYPES = (16, 32, 64, 128, 256)  # what the native kernels take; the 
 _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 
-class LookUp:
+class LookUp(ABC):
     """What the formats without weights share. They have `prototypes` and `codebooks`, the look-ups of one output."""
 
     __slots__ = ()
@@ -47,8 +48,8 @@ class LookUp:
         """log2 K."""
         return self.prototypes.bit_length() - 1
 
-    def codebooks(self, shape: tuple[int, ...]) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def codebooks(self, shape: tuple[int, ...]) -> int: ...
 
     def check(self, shape: tuple[int, ...], where: str) -> None:
         if len(shape) != 4:
