@@ -287,6 +287,7 @@ NB_MODULE(_native, m) {
            "Nanoseconds until every thread has done its passes.");
 
   bind_look_ups(m);
+  bind_pixel_look_ups(m);
 
   nb::class_<Group>(m, "Group", "Ops that run band by band (fusion.h). A place is (in the workspace?, bytes, bytes per image).")
       .def(

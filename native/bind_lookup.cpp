@@ -1,25 +1,19 @@
 // What Python sees of lookup.h.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
-#include <mutex>
 #include <stdexcept>
 #include <vector>
 
 #include "bind.h"
 #include "cpu.h"
 #include "lookup.h"
-#include "pool.h"
 
 namespace nb = nanobind;
 using namespace jettison;
 
 namespace {
-
-template <class T, int N>
-using Tensor = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
 // Images are taken at once until their sums fill a quarter of a MiB, which a second-level cache holds beside some tables, and as far as
 // their floats can be counted in an int32.
@@ -72,33 +66,6 @@ struct LookUpLayer {
   }
 };
 
-const LookUp* look_up_of(const std::string& isa) {
-  const LookUp* l = supports(isa_of(isa)) ? look_up(isa_of(isa)) : nullptr;
-  if (!l) throw std::invalid_argument("this processor cannot run " + isa);
-  return l;
-}
-
-void need(bool ok, const char* what) {
-  if (!ok) throw std::invalid_argument(std::string("the shape of ") + what + " does not fit");
-}
-
-// f(first, last, thread): every thread gets its share of the images, always the same, so that sums are always added up alike.
-template <class F>
-void share_images(Pool& pool, int64_t images, const F& f) {
-  struct Context {
-    const F* f;
-    int64_t images, threads;
-  } context{&f, images, pool.threads()};
-  std::lock_guard<std::mutex> lock(pool.owner());
-  pool.run(
-      pool.threads(),
-      [](void* c, int64_t job, int) {
-        const Context& x = *static_cast<const Context*>(c);
-        (*x.f)(x.images* job / x.threads, x.images * (job + 1) / x.threads, job);
-      },
-      &context);
-}
-
 // Sizes of codes (codebooks, n · pixels) and sums (n · pixels, outputs) beside n images.
 void need_fitting(const LookUpLayer& layer, const Tensor<const float, 2>& images, size_t codes, size_t sums) {
   const size_t rows = images.shape(0) * layer.starts.size();
@@ -111,7 +78,7 @@ void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& is
                      Tensor<float, 2> sums) {
   need_fitting(layer, images, codes.size(), sums.size());
   const int64_t n = (int64_t)images.shape(0), pixels = (int64_t)layer.starts.size();
-  const LookUp* l = look_up_of(isa);
+  const LookUp* l = built(look_up, isa);
   nb::gil_scoped_release release;
   share_images(pool, n, [&](int64_t first, int64_t last, int64_t) {
     layer.some(first, last, n, [&](const Trees& t, int64_t i) {
@@ -129,7 +96,7 @@ void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& i
   need(for_images.size() == images.size(), "for_images");
   need((int64_t)for_thresholds.size() == pool.threads() * (int64_t)layer.thresholds.size(), "for_thresholds");
   need((int64_t)for_entries.size() == pool.threads() * (int64_t)layer.entries.size(), "for_entries");
-  const LookUp* l = look_up_of(isa);
+  const LookUp* l = built(look_up, isa);
   nb::gil_scoped_release release;
   share_images(pool, n, [&](int64_t first, int64_t last, int64_t thread) {
     layer.some(first, last, n, [&](const Trees& t, int64_t i) {

@@ -3,15 +3,10 @@
 #include "jobs.h"
 #include "lookup.h"
 #include "lookup_lanes.h"
+#include "soften.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
-
-// slope[i] = change[i] · σ'(u[i] / τ) / τ
-JT_INLINE f32v soften(f32v u, f32v change, float tau) {
-  const f32v one = set1(1.0f), per = set1(1.0f / tau), s = sigmoid(mul(u, per));
-  return mul(mul(change, mul(s, sub(one, s))), per);
-}
 
 JT_INLINE void add_to(float* __restrict sum, const float* __restrict x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += x[i];

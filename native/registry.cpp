@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "lookup.h"
+#include "pixel_lookup.h"
 
 namespace jettison {
 
@@ -10,15 +11,18 @@ namespace jettison {
 namespace scalar {
 #include "kernels.inc"
 extern const LookUp look_up;
+extern const PixelLookUp pixel_look_up;
 }  // namespace scalar
 #if defined(JETTISON_X86)
 namespace avx2 {
 #include "kernels.inc"
 extern const LookUp look_up;
+extern const PixelLookUp pixel_look_up;
 }  // namespace avx2
 namespace avx512 {
 #include "kernels.inc"
 extern const LookUp look_up;
+extern const PixelLookUp pixel_look_up;
 }  // namespace avx512
 #endif
 #undef KERNEL
@@ -58,6 +62,14 @@ const LookUp* look_up(Isa isa) {
   if (isa == Isa::avx2) return &avx2::look_up;
 #endif
   return isa == Isa::scalar ? &scalar::look_up : nullptr;
+}
+
+const PixelLookUp* pixel_look_up(Isa isa) {
+#if defined(JETTISON_X86)
+  if (isa == Isa::avx512) return &avx512::pixel_look_up;
+  if (isa == Isa::avx2) return &avx2::pixel_look_up;
+#endif
+  return isa == Isa::scalar ? &scalar::pixel_look_up : nullptr;
 }
 
 }  // namespace jettison

@@ -398,6 +398,11 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     code, said = call(*command[:-2], "--pattern", "lut9,*=lut6x32", "--epochs", "0", "-o", str(tmp_path / "own.jettison"))
     assert code == 0 and {str(op.format) for op in file.load(tmp_path / "own.jettison").ops if op.kind == "conv"} == {"dense", "lut6x32"}
     assert "1 of 3 layers are lut9,*=lut6x32" in said, said
+    pixels = tmp_path / "pixels.jettison"
+    code, said = call(*command[:-2], "--pattern", "pixel4x64", "-o", str(pixels))
+    assert code == 0 and {str(op.format) for op in file.load(pixels).ops if op.kind == "conv"} == {"dense", "pixel4x64"}, said
+    code, said = call("explain", str(pixels), "--threads", "1", "--runs", "1")
+    assert code == 0 and "pixel4x64" in said, said
     code, said = call(*command, "--resume")
     assert code == 0 and out.read_bytes() == first, said
     code, said = call("explain", str(out), "--threads", "1", "--runs", "1", "--json", str(tmp_path / "e.json"))
@@ -418,7 +423,7 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
         (["--element", "f32"], "write element int8"),
         (["--budget-ops", "36"], "must lie between 0 and 1"),
         (["--fit-images", "1"], "need at least"),
-        (["--pattern", "lut9,3=1:4"], "only table look-up, lutV, may differ from layer to layer"),
+        (["--pattern", "lut9,3=1:4"], "only table look-up, lutV or pixelV, may differ from layer to layer"),
         (["--pattern", "lut9,3"], "'3' is not LAYER=PATTERN"),
         (["--pattern", "lut9,layer*=lut6"], "no conv or linear layer 'layer*'; the layers are 0, 3, 8"),
         (["--pattern", "lut9,3=lut6x8"], "lut6x256"),

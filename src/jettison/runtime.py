@@ -121,7 +121,7 @@ class Session:
         self._running = quantize_first(self.graph, grouped)
         self._quantizers = quantizers(self._running, grouped)
         self._body = without(self._running, self._quantizers)
-        self.threads = _thread_count(threads)
+        self.threads = thread_count(threads)
         self.isa = _choose_isa(isa)
         self._pool, self._process = _pool(self.threads), os.getpid()
         self._lock = threading.RLock()
@@ -365,7 +365,7 @@ def _timings(tune: bool | Timings) -> Timings | None:
     return Timings.load() if tune else None
 
 
-def _thread_count(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
     most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads is None:
         return most

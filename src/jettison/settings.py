@@ -36,9 +36,9 @@ class Settings:
     classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
     outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
-    Method tabconv makes pattern lutV, or lutV,LAYER=lutV,… with another for some layers (* allowed, the last that fits counts), in int8
-    from `fit_images` training images, of the layers that `criterion` and the budgets leave (`tabconv.priority`); `epochs` then train the
-    tables, guided by the exact int8 network unless there is a `teacher`.
+    Method tabconv makes pattern lutV or pixelV, or lutV,LAYER=lutV,… with another for some layers (* allowed, the last that fits counts),
+    in int8 from `fit_images` training images, of the layers that `criterion` and the budgets leave (`tabconv.priority`); `epochs` then
+    train the tables, guided by the exact int8 network unless there is a `teacher`.
     Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
     """
 

@@ -42,7 +42,7 @@ def compress(
         str | None,
         typer.Option(
             help="N:M keeps N of every M input channels; 32x64/2:4@16% also removes whole blocks; 'dense' with --element int8. "
-            "Default: 1:4, crisp 32x32/2:4, tabconv lut9 (lut9x256: 256 prototypes, not 16; lut9,layer3.*=lut6: by layer)."
+            "Default: 1:4, crisp 32x32/2:4, tabconv lut9 (lut9x256: 256 prototypes; pixel8x1024: by pixel; lut9,layer3.*=lut6: by layer)."
         ),
     ] = None,
     method: Annotated[

@@ -127,10 +127,10 @@ def _row(name: str, layer: Layer | None, work: Work | None, box: Box | None, ms:
 
 def _look_up(graph: Graph) -> dict[str, dict[str, Any]]:
     """For a network with tables: what each of them saves, by layer, and under "" the whole network. Of one image."""
-    from ..formats import Lut
+    from ..formats.lut import LookUp
     from ..tabconv import layer_operations, operations
 
-    rows = {op.name: layer_operations(graph, op) for op in graph.ops if isinstance(op.format, Lut)}
+    rows = {op.name: layer_operations(graph, op) for op in graph.ops if isinstance(op.format, LookUp)}
     whole = {"": operations(graph)} if rows else {}
     return {
         name: {

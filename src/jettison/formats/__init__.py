@@ -70,18 +70,20 @@ FORMATS: dict[str, type] = {
 
 
 def parse(text: str) -> Format:
-    """`"dense"`, `"N:M"`, `"ROWSxCOLUMNS/INNER@KEEP%"` or `"lutV"` as typed on the command line. Errors: PatternError."""
+    """`"dense"`, `"N:M"`, `"ROWSxCOLUMNS/INNER@KEEP%"`, `"lutV"` or `"pixelV"` as typed on the command line. Errors: PatternError."""
     if text == "dense":
         return Dense()
     if text.startswith("lut"):
         return Lut.parse(text)
+    if text.startswith("pixel"):
+        return PixelLut.parse(text)
     if "/" in text:
         return Block.parse(text)
     if ":" in text:
         return NM.parse(text)
     raise PatternError(
         f"pattern {text!r} is not known; write 'dense' or 'N:M', for example '1:4', or blocks, for example '32x64/2:4@25%', "
-        "or 'lutV', for example 'lut9'"
+        "or tables, 'lutV' or 'pixelV', for example 'lut9'"
     )
 
 

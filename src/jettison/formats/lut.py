@@ -37,10 +37,11 @@ _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 
 class LookUp(ABC):
-    """What the formats without weights share. They have `prototypes` and `codebooks`, the look-ups of one output."""
+    """What the formats without weights share. They have `v`, `prototypes` and `codebooks`, the look-ups of one output."""
 
     __slots__ = ()
     linear: ClassVar[bool] = False
+    v: int
     prototypes: int
 
     @property
@@ -50,6 +51,10 @@ class LookUp(ABC):
 
     @abstractmethod
     def codebooks(self, shape: tuple[int, ...]) -> int: ...
+
+    @abstractmethod
+    def padded(self, shape: tuple[int, ...]) -> int:
+        """Inputs that the last codebook lacks."""
 
     def check(self, shape: tuple[int, ...], where: str) -> None:
         if len(shape) != 4:
@@ -106,6 +111,9 @@ class Lut(LookUp):
     def codebooks(self, shape: tuple[int, ...]) -> int:
         """⌈r·s·c / v⌉; the last codebook may stand for fewer inputs."""
         return -(-prod(shape[1:]) // self.v)
+
+    def padded(self, shape: tuple[int, ...]) -> int:
+        return -prod(shape[1:]) % self.v
 
     def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
         self.check(shape, where)

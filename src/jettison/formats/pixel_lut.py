@@ -70,6 +70,9 @@ class PixelLut(LookUp):
         """Look-ups of one output: r·s·⌈c / v⌉."""
         return shape[1] * shape[2] * self.groups(shape)
 
+    def padded(self, shape: tuple[int, ...]) -> int:
+        return -shape[3] % self.v
+
     def verify(self, parts: Mapping[str, np.ndarray], shape: tuple[int, ...], where: str) -> np.dtype:
         self.check(shape, where)
         groups, channels = self.groups(shape), shape[3]
@@ -95,3 +98,14 @@ def codes(pixels: np.ndarray, questions: np.ndarray, thresholds: np.ndarray) -> 
         bit = (x[:, i] + other + 1) // 2 > thresholds[every, (1 << level) - 1 + code]
         code += bit.astype(np.int64) << level
     return code
+
+
+def seen_by(
+    h: int, w: int, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """(taps, p·q) int32: the pixel of a padded image h × w that an output sees at a tap; and (p, q)."""
+    p, q = ((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip((h, w), kernel, stride, dilation))
+    rows = np.arange(p) * stride[0] + np.arange(kernel[0])[:, None] * dilation[0]  # (r, p)
+    columns = np.arange(q) * stride[1] + np.arange(kernel[1])[:, None] * dilation[1]  # (s, q)
+    places = rows[:, None, :, None] * w + columns[None, :, None, :]
+    return places.reshape(kernel[0] * kernel[1], p * q).astype(np.int32), (p, q)

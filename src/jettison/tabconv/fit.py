@@ -8,34 +8,32 @@ Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III; trees and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from .. import reference, spec
+from .. import spec
 from ..errors import TabConvError
-from ..formats import Dense, Lut, lut
-from ..formats.lut import NATIVE_PROTOTYPES
-from ..graph import Graph, Op, TensorSpec, problem, weight_shape
+from ..formats import Dense, Lut, PixelLut, lut
+from ..formats.lut import LookUp
+from ..graph import Graph, Op, problem, weight_shape
 from ..ptq.calibrate import whole
-from ..quantized import im2col
-from ..runtime import Session
+from ..runtime import thread_count
 from ..spec import IMAGE_CHANNELS
-from . import tables
+from . import pixel_fit, tables
+from .observe import samples, units_of, zero_of
 from .tree import grow, subspaces
 
 ROWS, ROWS_PER_PROTOTYPE = 32768, 512  # of the im2col matrix that a layer is fitted to: the larger
 TREE_ROWS, TREE_SHARE = 8192, 4  # of them for growing trees, which takes longest: the larger of so many and one in four
 ROW_BYTES = 256 << 20  # or as many as fit here
-BATCH = 32
 LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
 
 Progress = Callable[[str, float], None]
-Run = Callable[..., Any]  # images → the one output
-Formats = Mapping[str, Lut]  # by layer, of those that have another than the rest
+Formats = Mapping[str, LookUp]  # by layer, of those that have another than the rest
 SAME: Formats = MappingProxyType({})
 
 
@@ -52,7 +50,9 @@ class LayerFit:
     padded: int = 0
 
 
-def choose(graph: Graph, fmt: Lut, exact: Collection[str] = (), include: Collection[str] = (), formats: Formats = SAME) -> dict[str, str]:
+def choose(
+    graph: Graph, fmt: LookUp, exact: Collection[str] = (), include: Collection[str] = (), formats: Formats = SAME
+) -> dict[str, str]:
     """Every conv and linear layer in order → "" if it may become a table, else why not.
 
     exact: names that stay; include: names that are tabulated although stem or classifier; formats: of layers for which it is not `fmt`.
@@ -65,7 +65,7 @@ def choose(graph: Graph, fmt: Lut, exact: Collection[str] = (), include: Collect
     return {op.name: _why_exact(graph, op, formats.get(op.name, fmt), exact, op.name in include, op is layers[-1]) for op in layers}
 
 
-def _why_exact(graph: Graph, op: Op, fmt: Lut, exact: Collection[str], included: bool, last: bool) -> str:
+def _why_exact(graph: Graph, op: Op, fmt: LookUp, exact: Collection[str], included: bool, last: bool) -> str:
     size = problem(graph, op)
     if op.name in exact:
         return "asked for"
@@ -89,7 +89,7 @@ def _why_exact(graph: Graph, op: Op, fmt: Lut, exact: Collection[str], included:
 def fit(
     graph: Graph,
     images: Any,
-    fmt: Lut,
+    fmt: LookUp,
     exact: Collection[str] = (),
     include: Collection[str] = (),
     rows: int | None = None,
@@ -117,7 +117,7 @@ def fit(
     for i, op in enumerate(todo):
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
         some = rows or max(ROWS, ROWS_PER_PROTOTYPE * its[op.name].prototypes)
-        made, fits[op.name] = _fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, threads, tell)
+        made, fits[op.name] = _fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, thread_count(threads), tell)
     return spec.check(made), list(fits.values())
 
 
@@ -125,7 +125,7 @@ def _part(progress: Progress, what: str, start: float, share: float) -> Callable
     return lambda done: progress(what, start + share * done)
 
 
-def _need_images(graph: Graph, op: Op, fmt: Lut, images: int) -> None:
+def _need_images(graph: Graph, op: Op, fmt: LookUp, images: int) -> None:
     """Each image gives p·q rows; a table entry that no row speaks for cannot be fitted."""
     size = problem(graph, op)
     unknowns = fmt.codebooks(weight_shape(graph, op)) * fmt.prototypes
@@ -138,38 +138,43 @@ def _need_images(graph: Graph, op: Op, fmt: Lut, images: int) -> None:
 
 
 def _fit_layer(
-    graph: Graph, made: Graph, op: Op, fmt: Lut, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int | None,
+    graph: Graph, made: Graph, op: Op, fmt: LookUp, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int,
     tell: Callable[[float], None],
 ) -> tuple[Graph, LayerFit]:  # fmt: skip
+    size, shape, units = problem(graph, op), weight_shape(graph, op), units_of(graph, op)
+    if isinstance(fmt, PixelLut):
+        pixels = size.p * size.q
+        count = max(1, min(rows // pixels, ROW_BYTES // (size.h * size.w * size.c + 4 * pixels * size.k)))
+        found = pixel_fit.fit(graph, made, op, fmt, images, count, seed, threads, tell)
+    else:
+        assert isinstance(fmt, Lut)
+        found = _by_rows(graph, made, op, fmt, images, rows, seed, threads, tell)
+    bias = graph.constants[op.params["bias"]] + zero_of(graph, op) * graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
+    n = tables.integers(found.tables, found.constant + bias * units)
+    got = found.look_up(n.tables) * n.scale + (n.bias * n.scale - bias * units)
+    wanted = found.wanted
+    error = float(((got - wanted) ** 2).sum() / max(float(((wanted - wanted.mean(axis=0)) ** 2).sum()), 1e-30))
+    tell(1.0)
+    return tabulated(made, op, fmt, {**found.parts, "tables": n.tables}, n), LayerFit(op.name, "", error, fmt.padded(shape))
+
+
+def _by_rows(
+    graph: Graph, made: Graph, op: Op, fmt: Lut, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int,
+    tell: Callable[[float], None],
+) -> tables.Fitted:  # fmt: skip
     shape = weight_shape(graph, op)
     depth = int(np.prod(shape[1:]))
     x, wanted = samples(graph, made, op, images, min(rows, ROW_BYTES // (depth + 4 * shape[0])), seed, threads, lambda d: tell(d / 2))
-    units = _units(graph, op)
-    weight = graph.weight(op).reshape(shape[0], depth) * units[:, None]
+    weight = graph.weight(op).reshape(shape[0], depth) * units_of(graph, op)[:, None]
     trees = grow(x[: max(TREE_ROWS, len(x) // TREE_SHARE)], weight.reshape(shape), fmt, lambda d: tell(0.5 + d / 3))
     code = lut.codes(x, trees.splits, trees.thresholds)
     start = tables.prototypes_times(x, code, fmt.prototypes, subspaces(shape, fmt.v), weight)
     found, constant = tables.refine(code, fmt.prototypes, wanted, start)
-    bias = graph.constants[op.params["bias"]] + _zero(graph, op) * graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
-    whole_numbers = tables.integers(found, constant + bias * units)
-    got = lut.look_up(code, whole_numbers.tables) * whole_numbers.scale + (whole_numbers.bias * whole_numbers.scale - bias * units)
-    error = float(((got - wanted) ** 2).sum() / max(float(((wanted - wanted.mean(axis=0)) ** 2).sum()), 1e-30))
-    tell(1.0)
-    parts = {"splits": trees.splits, "thresholds": trees.thresholds, "tables": whole_numbers.tables}
-    return tabulated(made, op, fmt, parts, whole_numbers), LayerFit(op.name, "", error, -depth % fmt.v)
+    parts = {"splits": trees.splits, "thresholds": trees.thresholds}
+    return tables.Fitted(parts, found, constant, wanted, lambda t: lut.look_up(code, t))
 
 
-def _zero(graph: Graph, op: Op) -> int:
-    return graph.tensors[op.inputs[0]].zero
-
-
-def _units(graph: Graph, op: Op) -> np.ndarray:
-    """(k,): a sum of integer products times this is the real number."""
-    y = graph.tensors[op.outputs[0]]
-    return graph.constants[op.params["multiplier"]].astype(np.float64) * (y.scale if y.dtype == "u8" else 1.0)
-
-
-def tabulated(graph: Graph, op: Op, fmt: Lut, parts: dict[str, np.ndarray], n: tables.Integers) -> Graph:
+def tabulated(graph: Graph, op: Op, fmt: LookUp, parts: dict[str, np.ndarray], n: tables.Integers) -> Graph:
     """`graph` with `op` looking up `parts`."""
     y = graph.tensors[op.outputs[0]]
     base = op.params["weight"]
@@ -179,82 +184,3 @@ def tabulated(graph: Graph, op: Op, fmt: Lut, parts: dict[str, np.ndarray], n: t
     constants[op.params["multiplier"]] = (n.scale / (y.scale if y.dtype == "u8" else 1.0)).astype(np.float32)
     ops = tuple(replace(o, format=fmt) if o.name == op.name else o for o in graph.ops)
     return replace(graph, ops=ops, constants=constants)
-
-
-def samples(
-    graph: Graph, made: Graph, op: Op, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int | None,
-    tell: Callable[[float], None],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """(x u8 (n, D), y float32 (n, k)): inputs of `op` in `made` and its sums in `graph`, without bias, at equal places.
-
-    Places are drawn by lot, as many from each image; images are streamed.
-    """
-    spot = np.random.default_rng(seed)
-    inner, outer = _observer(made, op, sums=False, threads=threads), _observer(graph, op, sums=True, threads=threads)
-    size, source = problem(graph, op), graph.tensors[op.inputs[0]]
-    each = max(1, min(size.p * size.q, rows // len(images[0])))
-    used = images if each * len(images[0]) <= rows else tuple(a[:rows] for a in images)
-    xs, ys = [], []
-    for at, batch in _batches(used):
-        q = np.rint(_stored(inner, batch) / np.float32(source.scale)).astype(np.int64) + source.zero
-        x = q.astype(np.uint8)
-        x = im2col(x, source, op.attrs) if "kernel" in op.attrs else x
-        y = _stored(outer, batch)
-        x, y = x.reshape(len(x), -1, x.shape[-1]), y.reshape(len(y), -1, y.shape[-1])
-        for one, two in zip(x, y):
-            places = spot.choice(len(one), each, replace=False)
-            xs.append(one[places])
-            ys.append(two[places])
-        tell(at)
-    mixed = spot.permutation(sum(map(len, xs)))
-    return np.concatenate(xs)[mixed], np.concatenate(ys)[mixed]
-
-
-def _batches(images: tuple[np.ndarray, ...]) -> Iterator[tuple[float, tuple[np.ndarray, ...]]]:
-    count = len(images[0])
-    for i in range(0, count, BATCH):
-        yield min(1.0, (i + BATCH) / count), tuple(a[i : i + BATCH] for a in images)
-
-
-def _stored(run: Run, images: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The one output, in storage order."""
-    return np.asarray(run(*images))
-
-
-def _observer(graph: Graph, op: Op, sums: bool, threads: int | None) -> Run:
-    """Runs what `op` needs only: it gives op's input in float32, or its sums without bias, residual and clamp.
-
-    The kernels do it, or for numbers of prototypes that those do not take the reference, slowly.
-    """
-    ops = [o for o in graph.ops if o.outputs[0] in _needed(graph, op.inputs[0])]
-    source, shape = op.inputs[0], graph.tensors[op.outputs[0]].shape
-    seen = "observed"
-    constants = dict(graph.constants)
-    if sums:
-        attrs = {**op.attrs, "act": "none", "alpha": 0.0}
-        weight = graph.weight(op)
-        bias = -graph.tensors[source].zero * weight.sum(axis=(1, 2, 3), dtype=np.int64)
-        params = {"weight": op.params["weight"], "bias": "observed.bias", "multiplier": "observed.multiplier"}
-        constants |= {"observed.bias": bias.astype(np.int32), "observed.multiplier": _units(graph, op).astype(np.float32)}
-        ops.append(replace(op, name=seen, inputs=(source,), outputs=(seen,), attrs=attrs, params=params))
-        spec_seen = TensorSpec(seen, shape)
-    else:
-        ops.append(Op(seen, "dequantize", (source,), (seen,)))
-        spec_seen = TensorSpec(seen, graph.tensors[source].shape)
-    kept = {o.outputs[0] for o in ops}
-    tensors = {n: t for n, t in graph.tensors.items() if n in kept or n in graph.inputs} | {seen: spec_seen}
-    names = {n for o in ops for n in o.params.values()}
-    used = {n: a for n, a in constants.items() if n in names or n.rpartition(".")[0] in names}
-    part = Graph(tuple(ops), tensors, graph.inputs, (seen,), used, {n: graph.layouts[n] for n in graph.inputs})
-    if all(o.format.prototypes in NATIVE_PROTOTYPES for o in ops if isinstance(o.format, Lut)):
-        return Session(part, threads=threads).run
-    return lambda *images: reference.run(part, *images)[0]
-
-
-def _needed(graph: Graph, tensor: str) -> set[str]:
-    """Tensors that `tensor` is computed from, and itself."""
-    wanted = {tensor}
-    for o in reversed(graph.ops):
-        if o.outputs[0] in wanted:
-            wanted |= set(o.inputs)
-    return wanted

@@ -14,7 +14,7 @@ from .. import file
 from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
 from ..formats import Format, Lut, parse
-from ..formats.lut import NATIVE_PROTOTYPES
+from ..formats.lut import NATIVE_PROTOTYPES, LookUp
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
@@ -51,11 +51,11 @@ def formats_of(pattern: str) -> tuple[Format, dict[str, Format]]:
 def check(settings: Settings) -> None:
     """Errors: PatternError, QuantizationError, TrainingError, TabConvError for settings that only make sense together."""
     fmt, others = formats_of(settings.pattern)
-    if others and not all(isinstance(f, Lut) for f in (fmt, *others.values())):
-        raise PatternError(f"pattern {settings.pattern!r}: only table look-up, lutV, may differ from layer to layer")
-    wanted, made = isinstance(fmt, Lut), settings.method == METHOD
+    if others and not all(isinstance(f, LookUp) for f in (fmt, *others.values())):
+        raise PatternError(f"pattern {settings.pattern!r}: only table look-up, lutV or pixelV, may differ from layer to layer")
+    wanted, made = isinstance(fmt, LookUp), settings.method == METHOD
     if wanted != made:
-        what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV"
+        what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV or pixelV"
         raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
     for one in (fmt, *others.values()):
         if isinstance(one, Lut) and one.prototypes not in NATIVE_PROTOTYPES:
@@ -118,4 +118,4 @@ def _fitted(int8: Graph, images: np.ndarray, settings: Settings, chosen: dict[st
 
 
 def _masked(fmt: object, settings: Settings) -> str:
-    return "" if isinstance(fmt, Lut) else f"masked by {settings.criterion}"
+    return "" if isinstance(fmt, LookUp) else f"masked by {settings.criterion}"

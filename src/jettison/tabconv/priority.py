@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TabConvError
-from ..formats import Lut
+from ..formats.lut import LookUp
 from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
 from ..runtime import Session
@@ -77,7 +77,7 @@ class Masked:
 def prioritised(
     graph: Graph,
     images: Any,
-    fmt: Lut,
+    fmt: LookUp,
     budget: Budget,
     criterion: str = "cosine",
     exact: Collection[str] = (),

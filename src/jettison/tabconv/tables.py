@@ -12,7 +12,7 @@ Source: Blalock & Guttag 2021 (arXiv 2106.10860), section 4.2: ridge regression 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,17 @@ RIDGE = 1e-3
 LARGEST = 127
 CHUNK = 2048  # rows at once
 DOUBLE = 4096  # unknowns up to which the equations are solved in double precision
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """tables (k, C, K) and constant (k,), float, in the exact network's units; parts: the trees' as in the format; wanted (n, k)."""
+
+    parts: dict[str, np.ndarray]
+    tables: np.ndarray
+    constant: np.ndarray
+    wanted: np.ndarray
+    look_up: Callable[[np.ndarray], np.ndarray]  # of tables
 
 
 def refine(code: np.ndarray, prototypes: int, wanted: np.ndarray, start: np.ndarray, ridge: float = RIDGE) -> tuple[np.ndarray, np.ndarray]:

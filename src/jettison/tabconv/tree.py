@@ -49,20 +49,20 @@ def grow(rows: np.ndarray, weight: np.ndarray, fmt: Lut, tell: Callable[[float],
     thresholds = np.zeros((len(parts), fmt.prototypes - 1), np.uint8)
     for j, inputs in enumerate(parts):
         x = rows[:, inputs]
-        z = x.astype(np.float64) @ _root(flat[:, inputs])
-        asked, thresholds[j] = _grow(x, _principal(z - z.mean(axis=0)).astype(np.float32), fmt.levels)
+        z = x.astype(np.float64) @ root(flat[:, inputs])
+        asked, thresholds[j] = _grow(x, principal(z - z.mean(axis=0)).astype(np.float32), fmt.levels)
         splits[j] = inputs[asked]
         tell((j + 1) / len(parts))
     return Trees(splits, thresholds)
 
 
-def _root(w: np.ndarray) -> np.ndarray:
+def root(w: np.ndarray) -> np.ndarray:
     """A (v, v) with A Aᵀ = wᵀw, for w (k, v)."""
     values, vectors = np.linalg.eigh(w.T @ w)
     return vectors * np.sqrt(np.maximum(values, 0))
 
 
-def _principal(z: np.ndarray) -> np.ndarray:
+def principal(z: np.ndarray) -> np.ndarray:
     """z (n, v) of zero mean in its `MOST` directions of largest variance, or as it is if there are no more."""
     if z.shape[1] <= MOST:
         return z
@@ -75,11 +75,11 @@ def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[int], np.ndar
     asked: list[int] = []
     thresholds: list[np.ndarray] = []
     for level in range(levels):
-        found = {d: _best(x[:, d], z, node, 1 << level) for d in _candidates(x, z, node, 1 << level)}
-        best = max(found, key=lambda d: found[d][0])
-        asked.append(best)
-        thresholds.append(found[best][1])
-        node += (x[:, best] > found[best][1][node]).astype(np.int64) << level
+        found = {d: best(x[:, d], z, node, 1 << level) for d in _candidates(x, z, node, 1 << level)}
+        one = max(found, key=lambda d: found[d][0])
+        asked.append(one)
+        thresholds.append(found[one][1])
+        node += (x[:, one] > found[one][1][node]).astype(np.int64) << level
     return asked, np.concatenate(thresholds)
 
 
@@ -100,7 +100,7 @@ def _candidates(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> l
     return sorted(int(d) for d in np.argsort(explained)[-MOST:])
 
 
-def _best(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> tuple[float, np.ndarray]:
+def best(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> tuple[float, np.ndarray]:
     """For one input: Σ over nodes of the most that a threshold lowers the squared error by, and those thresholds.
 
     Splitting n rows of sum s into (a, s_a) and (b, s_b) lowers the error by ‖s_a‖²/a + ‖s_b‖²/b − ‖s‖²/n.
@@ -113,14 +113,14 @@ def _best(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> tuple[f
     rest, rest_sums = count[:, -1:] - count, sums[:, -1:] - sums
     kept = (sums**2).sum(axis=-1) / np.maximum(count, 1) + (rest_sums**2).sum(axis=-1) / np.maximum(rest, 1)
     gain = np.where((count > 0) & (rest > 0), kept - kept[:, -1:], 0.0)
-    best = np.where(gain.max(axis=1) > 0, gain.argmax(axis=1), VALUES - 1)
-    return float(gain.max(axis=1).sum()), _between(count, best)
+    threshold = np.where(gain.max(axis=1) > 0, gain.argmax(axis=1), VALUES - 1)
+    return float(gain.max(axis=1).sum()), _between(count, threshold)
 
 
-def _between(count: np.ndarray, best: np.ndarray) -> np.ndarray:
+def _between(count: np.ndarray, at: np.ndarray) -> np.ndarray:
     """u8 thresholds halfway between the value that goes left and the next that occurs: as far from both as can be."""
-    out = best.copy()
-    for i, t in enumerate(best):
+    out = at.copy()
+    for i, t in enumerate(at):
         more = np.flatnonzero(count[i] > count[i, t])
         if len(more):
             out[i] = (t + more[0] - 1) // 2 if more[0] > t + 1 else t
