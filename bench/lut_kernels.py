@@ -3,9 +3,10 @@
     python bench/lut_kernels.py [--isa avx512] [--seconds 0.3] [--patience 0] [--out FILE]
 
 Each layer is a network of its own, quantize → convolution → …, once with Laplace-distributed int8 weights and once for each number of
-prototypes with random trees and tables. Dense and look-up take turns; the time is that of the convolution's step alone, with everything it
-does: encoding, finding inputs, requantising. Before that all outputs must equal the integer reference. "quiet" are the same from
-undisturbed turns alone (jettison/bench/quiet.py), for which each waits up to --patience seconds. bench/results/lut_kernels.json.
+prototypes with random tables and random trees, each of its own inputs as fitted ones are. Dense and look-up take turns; the time is that
+of the convolution's step alone, with everything it does: encoding, finding inputs, requantising. Before that all outputs must equal the
+integer reference. "quiet" are the same from undisturbed turns alone (jettison/bench/quiet.py), for which each waits up to --patience
+seconds. bench/results/lut_kernels.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from jettison.formats.lut import NATIVE_PROTOTYPES
 from jettison.graph import Graph, Op, TensorSpec, problem
 from jettison.runtime import Session, spread_ms
 from jettison.spec import check, output_shape
+from jettison.tabconv.tree import subspaces
 
 RESULT = Path(__file__).resolve().parent / "results" / "lut_kernels.json"
 TURN = 5  # runs of both between two looks at the core
@@ -117,7 +119,7 @@ def network(size: int, c: int, k: int, r: int, fmt: Format) -> Graph:
     if isinstance(fmt, Lut):
         count = fmt.codebooks((k, r, r, c))
         parts = {
-            "w.splits": rng.integers(0, depth, (count, fmt.levels)).astype(np.int32),
+            "w.splits": np.stack([rng.choice(own, fmt.levels) for own in subspaces((k, r, r, c), fmt.v)]).astype(np.int32),
             "w.thresholds": rng.integers(60, 196, (count, fmt.prototypes - 1)).astype(np.uint8),
             "w.tables": rng.integers(-127, 128, (k, count, fmt.prototypes)).astype(np.int8),
         }

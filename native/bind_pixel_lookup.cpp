@@ -21,7 +21,9 @@ struct PixelLookUpLayer {
 
   PixelLookUpLayer(Tensor<const int32_t, 3> q, Tensor<const int32_t, 2> s, int64_t channels, int64_t pixels)
       : questions(std::move(q)), seen(std::move(s)) {
-    trees = {(int64_t)questions.shape(0), (int64_t)questions.shape(1), channels, pixels, (int64_t)seen.shape(0), (int64_t)seen.shape(1)};
+    trees.groups = (int64_t)questions.shape(0), trees.levels = (int64_t)questions.shape(1);
+    trees.channels = channels, trees.pixels = pixels;
+    trees.taps = (int64_t)seen.shape(0), trees.places = (int64_t)seen.shape(1);
     need(trees.groups > 0 && trees.levels > 0 && trees.levels <= kMostPixelLevels && questions.shape(2) == 2, "questions");
     for (size_t i = 0; i < questions.size(); ++i) {
       const int32_t asked = questions.data()[i];

@@ -309,15 +309,15 @@ JT_INLINE Task task(const Call& call, int64_t job, const Forest& f, int64_t bloc
   return t;
 }
 
-// then(tile, its planes) for every tile of a job, its pixels found.
+// then(tile, its planes, if filled) for every tile of a job, its pixels found.
 template <class Then>
-JT_INLINE void for_tiles(const Call& call, const Task& t, const Forest& f, const Then& then) {
+JT_INLINE void for_tiles(const Call& call, const Task& t, const Forest& f, bool filled, const Then& then) {
   const Problem& a = *call.problem;
   const Planes& p = t.planes;
   const Workspace& w = t.memory;
   const uint8_t* x = image_i8(call, t.share.image);
   for (int64_t tile = t.share.first; tile < t.share.last; ++tile) {
-    if (p.flat || tile == t.share.first)
+    if (filled && (p.flat || tile == t.share.first))
       fill_planes(a, p, x, t.packed, tile * kRows - p.lead, (const Picks*)(t.packed + t.at.picks), f.picked, w);
     find_pixels(a, p, tile * kRows, w);
     then(tile, PlaneBytes{w.planes + (p.flat ? 0 : (tile - t.share.first) * kRows), p.stride, w.taken, t.packed[0]});

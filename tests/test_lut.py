@@ -290,6 +290,17 @@ def test_linear(c: int, k: int, n: int) -> None:
                 same(kernel, isa, [image((n, c))], [X, out], {"k": k, "act": "none", "alpha": 0.0}, found, str((c, k)), "linear")
 
 
+@pytest.mark.parametrize(("c", "v", "size"), [(64, 9, 5), (128, 3, 8), (192, 16, 9), (256, 9, 13), (320, 9, 8), (1024, 60, 11)])
+def test_trees_that_ask_their_own_inputs_where_there_is_one_tap(c: int, v: int, size: int) -> None:
+    """As fitted ones do: sixteen codebooks ask one to fifteen whole vectors of a pixel."""
+    shape = (1, size, size, c, 20, 1, 1, (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    found = params(Lut(v), (20, 1, 1, c))
+    start = v * np.arange(len(found["splits"]))[:, None]
+    found["splits"] = np.minimum(start + found["splits"] % v, c - 1).astype(np.int32)
+    for isa in isas():
+        same("lut", isa, [image((1, size, size, c))], [X, output()], conv_attrs(shape), found, f"{c} {v}")
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_geometry(data) -> None:

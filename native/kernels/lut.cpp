@@ -2,7 +2,9 @@
 // Tables of 16, 32 or 64 entries are looked up in registers: kRows pixels of one output channel at once.
 //
 //   tables: [block of kOutputs channels][step][kOutputs][kStep·K]
+//   packed: as in forest.h | whether there are bunches (vec_rows.h), and those
 #include "../forest.h"
+#include "../vec_rows.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
@@ -17,10 +19,17 @@ int64_t step_bytes(const Forest& f) { return kStep << f.levels; }
 
 bool accepts(const Problem& a, const Constants& c) { return has_forest(a, c, kLeastLevels, kMostLevels); }
 
+// Where the input needs not be turned: its pixels are whole vectors, and so are the levels of the trees.
+bool bunchable(const Planes& p, const Forest& f) { return p.flat && p.pickable % kBunchWidth == 0 && f.levels == kBunchLevels; }
+
+int64_t bunches_at(const Problem& a, const Layout& at, const Forest& f) {
+  return at.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * at.steps * step_bytes(f));
+}
+
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   const Forest f = forest(c);
-  const Layout at = layout(a, planes_of(a), f);
-  return at.tables + align64(ceil_div(a.k, kOutputs) * kOutputs * at.steps * step_bytes(f));
+  const Planes p = planes_of(a);
+  return bunches_at(a, layout(a, p, f), f) + 64 + (bunchable(p, f) ? bunches(f.codebooks) * (int64_t)sizeof(Bunch) : 0);
 }
 
 void pack(const Problem& a, const Constants& c, void* out) {
@@ -40,6 +49,9 @@ void pack(const Problem& a, const Constants& c, void* out) {
         for (int64_t i = step * kStep; i < (step + 1) * kStep; ++i)
           for (int64_t e = 0; e < prototypes; ++e)
             *to++ = (uint8_t)((o < a.k && i < count ? tables[(o * count + i) * prototypes + e] : 0) + kEntryOffset);
+  uint8_t* const there = packed + bunches_at(a, at, f);
+  if (bunchable(planes_of(a), f))
+    *there = pack_bunches(a.c, (const int32_t*)c.find("splits"), (const uint8_t*)c.find("thresholds"), count, (Bunch*)(there + 64));
 }
 
 constexpr int64_t kSumsBytes = align64(W * kRows * 4), kFinishedBytes = 2 * W * kRows;
@@ -122,6 +134,14 @@ void finish_tile(const Problem& a, const EpilogueI8& end, const BlockI8& b, cons
   finish_sums<kLevels>(a, end, b, l);
 }
 
+// From the rows of a tile that starts at pixel `first`; beyond the image its last one is repeated.
+void encode_tile(const Problem& a, const Planes& p, const Bunch* bunch, int64_t codebooks, const uint8_t* image, int64_t first,
+                 const Workspace& w) {
+  if (first + kRows <= p.width) return encode_rows(bunch, codebooks, EvenRows{image + first * a.c, a.c}, w.codes);
+  for (int64_t i = 0; i < kRows; ++i) w.sources[i] = image + min64(first + i, p.width - 1) * a.c;
+  encode_rows(bunch, codebooks, (const uint8_t* const*)w.sources, w.codes);
+}
+
 template <int kLevels>
 void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Problem& a = *call.problem;
@@ -130,9 +150,12 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
   int32_t* const sums = (int32_t*)((char*)call.workspace + w.bytes);
   uint8_t* const finished = (uint8_t*)sums + kSumsBytes;
   const int64_t steps = t.at.steps, from = t.share.blocks.begin * kBlock, to = min64(t.share.blocks.end * kBlock, a.k);
+  const uint8_t* const there = t.packed + bunches_at(a, t.at, f);
+  const Bunch* const bunch = kLevels == kBunchLevels && *there ? (const Bunch*)(there + 64) : nullptr;
   const int64_t ahead = t.planes.flat ? align64(ceil_div(kRows * a.c, ceil_div(to - from, kOutputs))) : 0;
-  for_tiles(call, t, f, [&](int64_t tile, const PlaneBytes& planes) JT_FLAT {
-    for (int64_t i = 0; i < steps; ++i)
+  for_tiles(call, t, f, !bunch, [&](int64_t tile, const PlaneBytes& planes) JT_FLAT {
+    if (bunch) encode_tile(a, t.planes, bunch, f.codebooks, image_i8(call, t.share.image), tile * kRows, w);
+    for (int64_t i = 0; i < steps && !bunch; ++i)
       encode<kLevels>(planes, t.splits + i * kStep * kLevels, t.trees + i * kStep * tree_bytes(kLevels), w.codes + i * kStep * kRows);
     const uint8_t* next = image_i8(call, t.share.image) + (tile + 1) * kRows * a.c;
     for (int64_t o = from; o < to; o += W)

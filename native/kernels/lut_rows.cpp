@@ -51,7 +51,7 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
   const Problem& a = *call.problem;
   const Task t = task(call, job, f, kWide, 1);
   const Workspace& w = t.memory;
-  for_tiles(call, t, f, [&](int64_t, const PlaneBytes& planes) JT_FLAT {
+  for_tiles(call, t, f, true, [&](int64_t, const PlaneBytes& planes) JT_FLAT {
     for (int64_t i = 0; i < f.codebooks; ++i)
       encode_one<kLevels>(planes, t.splits + i * kLevels, t.trees + i * tree_bytes(kLevels), w.codes + i * kRows);
     for (int64_t i = t.share.blocks.begin; i < t.share.blocks.end; ++i) {

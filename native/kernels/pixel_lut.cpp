@@ -3,14 +3,17 @@
 //
 //   job:    a few output rows of one image. The trees of every pixel of the padded input that they see are asked first
 //   codes:  [padded input row][group][column], 16 bits
-//   packed: head | groups, levels | questions [group][level] | thresholds [group][K − 1] | tables
+//   planes: some pixels turned, a row of bytes for each channel, so that a tree is asked for all of them at once (vec_walk.h)
+//   packed: head | groups, levels | questions [group][level] | trees [group][tree_bytes] | tables
 #include "../table_rows.h"
+#include "../vec_turn.h"
+#include "../vec_walk.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
-constexpr int kMostLevels = 12;
+constexpr int64_t kBlock = 16;                     // channels turned at once
 constexpr int64_t kLeastRows = 4, kMostRows = 16;  // of a job: neighbours ask the rows between them twice
 
 const Constant* questions_of(const Constants& c) {
@@ -27,28 +30,23 @@ struct Trees {
 
 Trees trees(const Constants& c) { return {questions_of(c)->d[0], questions_of(c)->d[1]}; }
 
-// Is the mean of two bytes of a pixel larger than a threshold; flip: 255 turns the second into its complement.
-struct Question {
-  int32_t first, second, flip;
-};
-
 struct Layout {
   Head head;
-  int64_t questions, thresholds, tables;  // places of the parts
+  int64_t questions, trees, tables;  // places of the parts
 };
 
 Layout layout(const Problem& a, const Trees& t) {
   Layout o;
   o.head = head(a, kWide);
   o.questions = o.head.bytes + 64;  // the numbers come first
-  o.thresholds = o.questions + align64(t.groups * t.levels * (int64_t)sizeof(Question));
-  o.tables = o.thresholds + align64(t.groups * t.nodes());
+  o.trees = o.questions + align64(t.groups * t.levels * (int64_t)sizeof(Question));
+  o.tables = o.trees + align64(t.groups * tree_bytes((int)t.levels) + 64);  // the shuffles of small levels read more than they hold
   return o;
 }
 
 bool accepts(const Problem& a, const Constants& c) {
   const Constant* questions = questions_of(c);
-  return a.groups == 1 && questions && questions->rank == 3 && questions->d[1] >= 1 && questions->d[1] <= kMostLevels &&
+  return a.groups == 1 && questions && questions->rank == 3 && questions->d[1] >= 1 && questions->d[1] <= kDeepest &&
          c.find("thresholds") && c.find("tables") && has_head(c);
 }
 
@@ -68,7 +66,12 @@ void pack(const Problem& a, const Constants& c, void* out) {
   Question* to = (Question*)(packed + at.questions);
   for (int64_t i = 0; i < t.groups * t.levels; ++i, from += 2)
     to[i] = {from[0], from[1] < 0 ? -1 - from[1] : from[1], from[1] < 0 ? 255 : 0};
-  std::memcpy(packed + at.thresholds, c.find("thresholds"), t.groups * t.nodes());
+  const uint8_t* thresholds = (const uint8_t*)c.find("thresholds");
+  for (int64_t g = 0; g < t.groups; ++g)
+    for (int level = 0; level < t.levels; ++level) {
+      const int64_t nodes = (int64_t)1 << level;
+      std::memcpy(packed + at.trees + g * tree_bytes((int)t.levels) + tree_bytes(level), thresholds + g * t.nodes() + nodes - 1, nodes);
+    }
   pack_table_rows(a, c, t.entries(a), packed + at.tables);
 }
 
@@ -90,43 +93,76 @@ int64_t jobs(const Problem& a) { return a.n * parts_of(a); }
 struct Workspace {
   uint16_t* codes;
   int32_t* offsets;  // of every codebook, from the codes of an output's first pixel
+  uint8_t* planes;   // kRows bytes of every channel
   int64_t bytes;
 };
 
 Workspace workspace(const Problem& a, void* memory) {
-  const int64_t codes = align64(seen_rows(a, rows_of_job(a)) * a.c * seen_columns(a) * (int64_t)sizeof(uint16_t));
-  return {(uint16_t*)memory, (int32_t*)((char*)memory + codes), codes + align64(a.r * a.s * a.c * (int64_t)sizeof(int32_t))};
+  Workspace w;
+  char* at = (char*)memory;
+  const auto take = [&at](int64_t bytes) {
+    char* const start = at;
+    at += align64(bytes);
+    return start;
+  };
+  w.codes = (uint16_t*)take(seen_rows(a, rows_of_job(a)) * a.c * seen_columns(a) * (int64_t)sizeof(uint16_t));
+  w.offsets = (int32_t*)take(a.r * a.s * a.c * (int64_t)sizeof(int32_t));
+  w.planes = (uint8_t*)take(ceil_div(a.c, kBlock) * kBlock * kRows);
+  w.bytes = at - (char*)memory;
+  return w;
 }
 
 int64_t workspace_bytes(const Problem& a) { return workspace(a, nullptr).bytes; }
 
-// The leaf of one tree. No branch: answers cannot be foretold.
-JT_INLINE uint32_t leaf(const uint8_t* pixel, const Question* question, const uint8_t* thresholds, int64_t levels) {
-  uint32_t code = 0;
-  for (int64_t l = 0; l < levels; ++l) {
-    const int32_t asked = (pixel[question[l].first] + (pixel[question[l].second] ^ question[l].flip) + 1) >> 1;
-    code |= (uint32_t)(thresholds[((uint32_t)1 << l) - 1 + code] - asked) >> 31 << l;
+// The padded input that a job sees, and where its codes are.
+struct Seen {
+  int64_t top, rows, columns;  // rows from `top` on, which may lie outside the image
+  int64_t left, width;         // where the image's columns begin, and how many of them are seen
+  Trees trees;
+  uint16_t* codes;
+  uint16_t* of(int64_t row, int64_t group) const { return codes + (row * trees.groups + group) * columns; }
+};
+
+// Codes of n ≤ kRows pixels of the image from `first` on, whatever rows they lie in.
+void encode_pixels(const Call& call, const Layout& at, const Workspace& w, const Seen& seen, const uint8_t* image, int64_t first,
+                   int64_t n) {
+  const Problem& a = *call.problem;
+  const uint8_t* packed = (const uint8_t*)call.packed;
+  const uint8_t* rows[kRows];
+  for (int64_t i = 0; i < kRows; ++i) rows[i] = image + (first + min64(i, n - 1)) * a.c;
+  for (int64_t c = 0; c < a.c; c += kBlock) rows_to_columns((const uint8_t* const*)rows, c, w.planes + c * kRows, kRows);
+  for (int64_t g = 0; g < seen.trees.groups; ++g) {
+    uint16_t codes[kRows];
+    walk(w.planes, (const Question*)(packed + at.questions) + g * seen.trees.levels,
+         packed + at.trees + g * tree_bytes((int)seen.trees.levels), seen.trees.levels, codes);
+    for (int64_t i = 0; i < n;) {  // row by row
+      const int64_t y = (first + i) / a.w, x = first + i - y * a.w, some = min64(n - i, a.w - x);
+      if (x < seen.width) std::memcpy(seen.of(y - seen.top, g) + seen.left + x, codes + i, min64(some, seen.width - x) * sizeof(uint16_t));
+      i += some;
+    }
   }
-  return code;
 }
 
-// Codes of `rows` rows of the padded input from `top` on.
-void encode(const Call& call, const Layout& at, const Trees& t, const uint8_t* image, int64_t top, int64_t rows, uint16_t* codes) {
+void encode(const Call& call, const Layout& at, const Workspace& w, const Seen& seen, const uint8_t* image) {
   const Problem& a = *call.problem;
-  const int64_t columns = seen_columns(a);
   const uint8_t* packed = (const uint8_t*)call.packed;
-  for (int64_t y = top; y < top + rows; ++y)
-    for (int64_t g = 0; g < t.groups; ++g, codes += columns) {
-      const Question* question = (const Question*)(packed + at.questions) + g * t.levels;
-      const uint8_t* thresholds = packed + at.thresholds + g * t.nodes();
-      const uint16_t outside = (uint16_t)leaf(packed, question, thresholds, t.levels);
-      const bool in_rows = (uint64_t)y < (uint64_t)a.h;
-      const int64_t begin = in_rows ? min64(columns, a.pad_l) : columns, end = in_rows ? min64(columns, a.pad_l + a.w) : columns;
-      for (int64_t x = 0; x < begin; ++x) codes[x] = outside;
-      const uint8_t* pixel = image + y * a.w * a.c;
-      for (int64_t x = begin; x < end; ++x, pixel += a.c) codes[x] = (uint16_t)leaf(pixel, question, thresholds, t.levels);
-      for (int64_t x = end; x < columns; ++x) codes[x] = outside;
+  const int64_t begin = max64(seen.top, 0), end = min64(seen.top + seen.rows, a.h);
+  for (int64_t first = begin * a.w; first < end * a.w; first += kRows)
+    encode_pixels(call, at, w, seen, image, first, min64(kRows, end * a.w - first));
+  if (begin == seen.top && end == seen.top + seen.rows && !seen.left && seen.width == seen.columns) return;
+  for (int64_t i = 0; i < ceil_div(a.c, kBlock) * kBlock * kRows; ++i) w.planes[i] = packed[0];  // the zero point
+  for (int64_t g = 0; g < seen.trees.groups; ++g) {
+    uint16_t codes[kRows];
+    walk(w.planes, (const Question*)(packed + at.questions) + g * seen.trees.levels,
+         packed + at.trees + g * tree_bytes((int)seen.trees.levels), seen.trees.levels, codes);
+    for (int64_t row = 0; row < seen.rows; ++row) {
+      uint16_t* to = seen.of(row, g);
+      const bool inside = seen.top + row >= begin && seen.top + row < end;
+      const int64_t left = inside ? seen.left : seen.columns, right = inside ? seen.left + seen.width : seen.columns;
+      for (int64_t x = 0; x < left; ++x) to[x] = codes[0];
+      for (int64_t x = right; x < seen.columns; ++x) to[x] = codes[0];
     }
+  }
 }
 
 // One block of channels of kTogether output pixels of a row, the last ones perhaps beyond it.
@@ -149,7 +185,9 @@ void run(const Call& call, int64_t job) {
   const EpilogueI8 end = epilogue_i8(a, at.head, call.packed);
   const int64_t parts = parts_of(a), image = job / parts, columns = seen_columns(a);
   const Range rows = range(a.p, parts, job % parts);
-  encode(call, at, t, image_i8(call, image), rows.begin * a.stride_h - a.pad_t, seen_rows(a, rows.end - rows.begin), w.codes);
+  const int64_t left = min64(columns, a.pad_l), width = min64(columns - left, a.w);
+  const Seen seen = {rows.begin * a.stride_h - a.pad_t, seen_rows(a, rows.end - rows.begin), columns, left, width, t, w.codes};
+  encode(call, at, w, seen, image_i8(call, image));
   for (int64_t tap = 0, i = 0; tap < a.r * a.s; ++tap)
     for (int64_t g = 0; g < t.groups; ++g, ++i)
       w.offsets[i] = (int32_t)((tap / a.s * a.dilation_h * t.groups + g) * columns + tap % a.s * a.dilation_w);

@@ -20,7 +20,7 @@ from ..formats.pixel_lut import seen_by
 from ..graph import Graph, Op, weight_shape
 from . import tables
 from .observe import pixels_of, units_of
-from .pixel_tree import grow
+from .pixel_tree import PixelTrees, grow
 
 ISA = _native.isas()[0]
 RIDGES = (1e-3, 0.03, 0.3)  # λ over the mean of the diagonal of GᵀG
@@ -75,7 +75,7 @@ def fit(
     codes = np.empty((n, len(trees.questions), h * w), np.uint16)
     native.encode(pool, ISA, padded.reshape(n, c, h * w), trees.thresholds.astype(np.float32), codes)
     layer = Layer(native, pool, threads, codes, seen.shape[1])
-    entries, constant = _solve(layer, y, _start(x, trees.questions, trees.thresholds, weight, fmt), lambda d: tell(0.6 + 0.4 * d))
+    entries, constant = _solve(layer, y, _start(x, trees, weight, fmt), lambda d: tell(0.6 + 0.4 * d))
     found = entries.reshape(-1, fmt.prototypes, shape[0]).transpose(2, 0, 1)
 
     def look_up(t: np.ndarray) -> np.ndarray:
@@ -84,14 +84,13 @@ def fit(
     return tables.Fitted({"questions": trees.questions, "thresholds": trees.thresholds}, found, constant, y.reshape(-1, shape[0]), look_up)
 
 
-def _start(x: np.ndarray, questions: np.ndarray, thresholds: np.ndarray, weight: np.ndarray, fmt: PixelLut) -> np.ndarray:
+def _start(x: np.ndarray, trees: PixelTrees, weight: np.ndarray, fmt: PixelLut) -> np.ndarray:
     """T₀ (taps·G·K, k): (mean of the pixels in a leaf − mean of all) · weights of the tap. x (n, c, h, w), weight (k, r, s, c)."""
     pixels = x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
-    code = pixel_lut.codes(pixels, questions, thresholds)
+    code = pixel_lut.codes(pixels, trees.questions, trees.thresholds)
     k, taps, channels = len(weight), weight.shape[1] * weight.shape[2], weight.shape[3]
-    start = np.zeros((taps, len(questions), fmt.prototypes, k))
-    for g in range(len(questions)):
-        own = np.arange(g * fmt.v, min((g + 1) * fmt.v, channels))
+    start = np.zeros((taps, len(trees.groups), fmt.prototypes, k))
+    for g, own in enumerate(trees.groups):
         seen = np.bincount(code[:, g], minlength=fmt.prototypes)
         sums = np.stack([np.bincount(code[:, g], pixels[:, i], fmt.prototypes) for i in own], axis=1)
         centred = np.where(seen[:, None] > 0, sums / np.maximum(seen, 1)[:, None] - pixels[:, own].mean(axis=0), 0.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 
@@ -18,21 +19,24 @@ from ..formats import PixelLut
 from .tree import best, principal, root
 
 TRIED = 8
+SMOOTHED = 1e-3  # of a mean variance, added to each
+LEAST_GAIN = 0.999  # of two groups' error, for a change
 
 
 @dataclass(frozen=True, slots=True)
 class PixelTrees:
-    """questions int32 (G, L, 2), thresholds u8 (G, K − 1) as in formats/pixel_lut.py."""
+    """questions int32 (G, L, 2), thresholds u8 (G, K − 1) as in formats/pixel_lut.py; groups: the channels of each."""
 
     questions: np.ndarray
     thresholds: np.ndarray
+    groups: list[np.ndarray]
 
 
 def grow(pixels: np.ndarray, weight: np.ndarray, fmt: PixelLut, tell: Callable[[float], None] = lambda done: None) -> PixelTrees:
     """Trees for u8 pixels (n, c) of a layer with float weights (k, r, s, c)."""
     channels = weight.shape[3]
-    groups = [np.arange(i, min(i + fmt.v, channels)) for i in range(0, channels, fmt.v)]
     flat = weight.reshape(-1, channels).astype(np.float64)
+    groups = groups_of(pixels, flat, fmt.v)
     questions = np.zeros((len(groups), fmt.levels, 2), np.int32)
     thresholds = np.zeros((len(groups), fmt.prototypes - 1), np.uint8)
     for g, channel in enumerate(groups):
@@ -42,7 +46,38 @@ def grow(pixels: np.ndarray, weight: np.ndarray, fmt: PixelLut, tell: Callable[[
         for level, (i, j) in enumerate(asked):
             questions[g, level] = channel[i], channel[j] if j >= 0 else -1 - channel[-1 - j]
         tell((g + 1) / len(groups))
-    return PixelTrees(questions, thresholds)
+    return PixelTrees(questions, thresholds, groups)
+
+
+def groups_of(pixels: np.ndarray, weight: np.ndarray, v: int) -> list[np.ndarray]:
+    """Channels of each group, for u8 pixels (n, c) and weights (outputs, c): those together that one code can stand for best.
+
+    The best code of b bits for Gaussian z of v dimensions has an error in proportion to v·det(cov(z))^(1/v); with z = x_S·A this is
+    v·(det cov(x_S) · det A Aᵀ)^(1/v). Two channels change places as long as that lowers the sum over all groups.
+    """
+    channels = weight.shape[1]
+    spread = np.cov(pixels.T.astype(np.float64)).reshape(channels, channels)
+    metric = weight.T @ weight
+    for matrix in (spread, metric):
+        matrix[np.diag_indices(channels)] += SMOOTHED * max(float(matrix.trace()) / channels, 1e-12)
+    group = [np.arange(i, min(i + v, channels)) for i in range(0, channels, v)]
+
+    def error(own: np.ndarray) -> float:
+        at = np.ix_(own, own)
+        return len(own) * float(np.exp((np.linalg.slogdet(spread[at])[1] + np.linalg.slogdet(metric[at])[1]) / len(own)))
+
+    errors = [error(own) for own in group]
+    better = True
+    while better:
+        better = False
+        for g, h in combinations(range(len(group)), 2):
+            for i, j in product(range(len(group[g])), range(len(group[h]))):
+                one, two = group[g].copy(), group[h].copy()
+                one[i], two[j] = group[h][j], group[g][i]
+                found = error(one), error(two)
+                if sum(found) < (errors[g] + errors[h]) * LEAST_GAIN:
+                    group[g], group[h], (errors[g], errors[h]), better = one, two, found, True
+    return [np.sort(own) for own in group]
 
 
 def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[tuple[int, int]], np.ndarray]:
