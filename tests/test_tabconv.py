@@ -18,6 +18,7 @@ from jettison.formats import Dense, Lut  # noqa: E402
 from jettison.graph import Graph  # noqa: E402
 from jettison.runtime import Session, isas  # noqa: E402
 from jettison.tabconv import (  # noqa: E402
+    observe,
     tables,
     tree,
 )
@@ -174,6 +175,19 @@ def test_the_fitted_network_runs_to_the_same_bits_everywhere(exact: Graph, fitte
         np.testing.assert_array_equal(Session(fitted[0], isa=isa, threads=1).run(x), want)
     plain = Session(exact, threads=1).run(x)
     assert np.abs(want - plain).max() < 0.5 * np.abs(plain).max()
+
+
+def test_a_layer_is_to_add_what_its_residual_lacks(exact: Graph, fitted) -> None:
+    """Of the block stem → a → b + stem, with a stem that is off: b's sums and residual together are to be the exact ones."""
+    stem, b = exact.ops[1], next(op for op in exact.ops if op.name == "b")
+    bias = exact.constants[stem.params["bias"]]
+    off = replace(exact, constants={**exact.constants, stem.params["bias"]: bias + 500 * np.arange(len(bias), dtype=np.int32)})
+    x = images(20, seed=2)
+    _, same = observe.pixels_of(exact, exact, b, (x,), 1, lambda done: None)
+    _, more = observe.pixels_of(exact, off, b, (x,), 1, lambda done: None)
+    residual, lacking = (np.asarray(observe.tensor_observer(g, b.inputs[1], 1)(x)) for g in (exact, off))
+    assert np.abs(residual - lacking).max() > 0.1
+    np.testing.assert_allclose(more + lacking.reshape(more.shape), same + residual.reshape(same.shape), atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_tables(exact: Graph, fitted) -> None:

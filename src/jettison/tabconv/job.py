@@ -13,7 +13,7 @@ import numpy as np
 from .. import file
 from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
-from ..formats import Format, Lut, parse
+from ..formats import Format, Lut, PixelLut, parse
 from ..formats.lut import NATIVE_PROTOTYPES, LookUp
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
 LR = 0.02  # share of the learning rate, as AdamW trains the tables
+LR_BY_PIXEL = 0.008  # the same where codes are those of pixels: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
 
 Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
+
+
+def rate(fmt: Format) -> float:
+    """Share of the learning rate for tables of this format."""
+    return LR_BY_PIXEL if isinstance(fmt, PixelLut) else LR
 
 
 def budget_of(settings: Settings) -> Budget:
