@@ -75,20 +75,16 @@ JT_INLINE Planes planes_of(const Problem& a) {
   return o;
 }
 
-// (C, levels)
-JT_INLINE const Constant* splits_of(const Constants& c) {
-  for (int i = 0; i < c.count; ++i)
-    if (!std::strcmp(c.items[i].role, "splits")) return c.items + i;
-  return nullptr;
-}
-
 struct Forest {
   int64_t codebooks, levels;
   int64_t picked;  // channels, or 0: all
 };
 
-// picked: not known yet.
-JT_INLINE Forest forest(const Constants& c) { return {splits_of(c)->d[0], splits_of(c)->d[1], 0}; }
+// picked: not known yet. Splits are (codebooks, levels).
+JT_INLINE Forest forest(const Constants& c) {
+  const Constant* const splits = c.item("splits");
+  return {splits->d[0], splits->d[1], 0};
+}
 
 struct Layout {
   Head head;
@@ -108,7 +104,7 @@ JT_INLINE Layout layout(const Problem& a, const Planes& p, const Forest& f, int6
 }
 
 JT_INLINE bool has_forest(const Problem& a, const Constants& c, int64_t least_levels, int64_t most_levels) {
-  const Constant* splits = splits_of(c);
+  const Constant* const splits = c.item("splits");
   return a.groups == 1 && splits && splits->rank == 2 && splits->d[1] >= least_levels && splits->d[1] <= most_levels &&
          c.find("thresholds") && c.find("tables") && has_head(c) && planes_of(a).bytes() < 1 << 30;
 }

@@ -87,7 +87,8 @@ struct Constants {
   const Constant* items;
   int count;
   int64_t n, m;                              // parameters of the format, where it has them
-  const void* find(const char* role) const;  // null if absent
+  const Constant* item(const char* role) const;  // null if absent
+  const void* find(const char* role) const;      // its data; null if absent
 };
 
 // What a job gets at run time. in[i] and out are contiguous NHWC, batch outermost.

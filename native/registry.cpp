@@ -44,10 +44,15 @@ const std::vector<const Kernel*>& kernels() {
   return all;
 }
 
-const void* Constants::find(const char* role) const {
+const Constant* Constants::item(const char* role) const {
   for (int i = 0; i < count; ++i)
-    if (std::strcmp(items[i].role, role) == 0) return items[i].data;
+    if (std::strcmp(items[i].role, role) == 0) return items + i;
   return nullptr;
+}
+
+const void* Constants::find(const char* role) const {
+  const Constant* const found = item(role);
+  return found ? found->data : nullptr;
 }
 
 const Kernel* find_kernel(const char* name, Isa isa) {

@@ -16,19 +16,16 @@ namespace {
 constexpr int64_t kBlock = 16;                     // channels turned at once
 constexpr int64_t kLeastRows = 4, kMostRows = 16;  // of a job: neighbours ask the rows between them twice
 
-const Constant* questions_of(const Constants& c) {
-  for (int i = 0; i < c.count; ++i)
-    if (!std::strcmp(c.items[i].role, "questions")) return c.items + i;
-  return nullptr;
-}
-
 struct Trees {
   int64_t groups, levels;
   int64_t nodes() const { return ((int64_t)1 << levels) - 1; }
   int64_t entries(const Problem& a) const { return (a.r * a.s * groups) << levels; }
 };
 
-Trees trees(const Constants& c) { return {questions_of(c)->d[0], questions_of(c)->d[1]}; }
+Trees trees(const Constants& c) {
+  const Constant* const questions = c.item("questions");
+  return {questions->d[0], questions->d[1]};
+}
 
 struct Layout {
   Head head;
@@ -45,7 +42,7 @@ Layout layout(const Problem& a, const Trees& t) {
 }
 
 bool accepts(const Problem& a, const Constants& c) {
-  const Constant* questions = questions_of(c);
+  const Constant* const questions = c.item("questions");
   return a.groups == 1 && questions && questions->rank == 3 && questions->d[1] >= 1 && questions->d[1] <= kDeepest &&
          c.find("thresholds") && c.find("tables") && has_head(c);
 }

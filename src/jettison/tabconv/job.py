@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
 LR = 0.02  # share of the learning rate, as AdamW trains the tables
-LR_BY_PIXEL = 0.008  # the same where codes are those of pixels: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
+LR_BY_PIXEL = 0.004  # the same where codes are those of pixels: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
 
 Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
 
