@@ -52,15 +52,6 @@ BATCH = 250
 EPOCHS = 10
 
 EVERY = ("conv1", "layer*")  # layers of a ResNet: all but the classifier
-# A codebook costs most where pixels are many, so early layers have fewer of them.
-FEWER_EARLY = (
-    "layer1.*=lut18x256",
-    "layer2.*=lut10x256",
-    "layer2.1.conv2=lut9x256",
-    "layer2.2.conv1=lut9x256",
-    "layer2.2.conv2=lut8x256",
-    "layer3.*=lut5x64",
-)
 # What a shortcut loses no layer behind it can know, and it has few inputs: shortcuts and stem get more codebooks, layers of one pixel less.
 MORE_IN_SHORTCUTS = (
     "conv1=lut25x256",
@@ -105,10 +96,7 @@ class Case:
 
 CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
-    Case("resnet20_cifar", "cifar10", "lut9x64", 0),
-    Case("resnet20_cifar", "cifar10", "lut9x64", 0, epochs=40),
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
-    Case("resnet20_cifar", "cifar10", "lut9x256", 0, epochs=30, layers=FEWER_EARLY),
     Case("resnet20_cifar", "cifar10", "pixel8x1024", 0, epochs=5, fit_images=4096),
     Case("nin", "mnist", "lut96x256", 3, include=("conv1",), saved=98.9, kept=81),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192),
