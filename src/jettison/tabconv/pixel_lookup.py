@@ -82,7 +82,7 @@ def _native_backward(
     for_q, for_thresholds, for_entries = torch.zeros(q.shape), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
     its.slopes(pool, ISA, q, codes, thresholds.contiguous(), entries.contiguous(), grad, layer.tau, for_q, for_thresholds)
     its.spread(pool, ISA, codes, grad, for_entries)
-    return for_q, for_thresholds.sum(0), for_entries.sum(0)
+    return for_q, for_thresholds.sum(0), for_entries.sum(0) if threads > 1 else for_entries[0]  # millions of floats, not copied
 
 
 def _forward(q: Tensor, thresholds: Tensor, entries: Tensor, layer: PixelLayer) -> tuple[Tensor, Tensor]:
