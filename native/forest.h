@@ -163,19 +163,14 @@ struct Workspace {
 // Codebooks are at most one per input: v ≥ 1.
 JT_INLINE Workspace workspace(const Problem& a, const Planes& p, void* memory) {
   Workspace w;
-  char* at = (char*)memory;
-  const auto take = [&at](int64_t bytes) {
-    char* const start = at;
-    at += align64(bytes);
-    return start;
-  };
-  w.sources = (const uint8_t**)take(p.slots * 8);
-  w.rows = (uint8_t*)take(picks_bytes(p.pickable) ? kRows * a.c : 0);
-  w.planes = (uint8_t*)take(p.bytes());
-  w.codes = (uint8_t*)take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
-  w.pixel = (int32_t*)take(kRows * 4);
-  w.taken = (Taken*)take(p.shifts * (int64_t)sizeof(Taken));
-  w.bytes = at - (char*)memory;
+  Room room = {(char*)memory};
+  w.sources = (const uint8_t**)room.take(p.slots * 8);
+  w.rows = (uint8_t*)room.take(picks_bytes(p.pickable) ? kRows * a.c : 0);
+  w.planes = (uint8_t*)room.take(p.bytes());
+  w.codes = (uint8_t*)room.take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
+  w.pixel = (int32_t*)room.take(kRows * 4);
+  w.taken = (Taken*)room.take(p.shifts * (int64_t)sizeof(Taken));
+  w.bytes = room.at - (char*)memory;
   return w;
 }
 

@@ -12,6 +12,16 @@ constexpr int64_t kNearBytes = 24 << 10;  // of the first-level cache, for what 
 
 JT_INLINE constexpr int64_t align64(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 
+// Cuts memory into pieces, one after the other; from null it only counts.
+struct Room {
+  char* at;
+  char* take(int64_t bytes) {
+    char* const start = at;
+    at += align64(bytes);
+    return start;
+  }
+};
+
 // Part i of n items cut into `parts` nearly equal pieces starts here.
 JT_INLINE int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 

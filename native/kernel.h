@@ -86,7 +86,7 @@ struct Constant {
 struct Constants {
   const Constant* items;
   int count;
-  int64_t n, m;                              // parameters of the format, where it has them
+  int64_t n, m;                                  // parameters of the format, where it has them
   const Constant* item(const char* role) const;  // null if absent
   const void* find(const char* role) const;      // its data; null if absent
 };

@@ -96,16 +96,11 @@ struct Workspace {
 
 Workspace workspace(const Problem& a, void* memory) {
   Workspace w;
-  char* at = (char*)memory;
-  const auto take = [&at](int64_t bytes) {
-    char* const start = at;
-    at += align64(bytes);
-    return start;
-  };
-  w.codes = (uint16_t*)take(seen_rows(a, rows_of_job(a)) * a.c * seen_columns(a) * (int64_t)sizeof(uint16_t));
-  w.offsets = (int32_t*)take(a.r * a.s * a.c * (int64_t)sizeof(int32_t));
-  w.planes = (uint8_t*)take(ceil_div(a.c, kBlock) * kBlock * kRows);
-  w.bytes = at - (char*)memory;
+  Room room = {(char*)memory};
+  w.codes = (uint16_t*)room.take(seen_rows(a, rows_of_job(a)) * a.c * seen_columns(a) * (int64_t)sizeof(uint16_t));
+  w.offsets = (int32_t*)room.take(a.r * a.s * a.c * (int64_t)sizeof(int32_t));
+  w.planes = (uint8_t*)room.take(ceil_div(a.c, kBlock) * kBlock * kRows);
+  w.bytes = room.at - (char*)memory;
   return w;
 }
 
