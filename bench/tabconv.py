@@ -35,6 +35,7 @@ from jettison.bench.machine import provenance
 from jettison.bench.target import random_inputs
 from jettison.cli.eval import session_score
 from jettison.compression import Compressed, compress
+from jettison.errors import JettisonError
 from jettison.formats import NM, Dense
 from jettison.graph import Graph, weight_shape
 from jettison.runtime import Session
@@ -311,4 +312,7 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except JettisonError as e:
+        raise SystemExit(f"tabconv.py: {e}") from None
