@@ -51,8 +51,8 @@ def panel(ax: Any, found: list[tuple[str, float, float]], row: dict[str, Any]) -
     for i, (label, ms, percent) in enumerate(found):
         ax.plot(ms, percent, "o", color="tab:red" if label.startswith("table") else "tab:blue")
         ax.annotate(label, (ms, percent), xytext=(6, -3 - 10 * (i % 2)), textcoords="offset points")
-    ax.set(xlabel="milliseconds an image, batch 1, 1 thread", title=row["timed"]["machine"]["isa"][0])
-    ax.set_xlim(0, 1.35 * max(ms for _, ms, _ in found))
+    ax.set(xlabel="milliseconds an image, batch 1, 1 thread", title="{processor}, {isa[0]}".format(**row["timed"]["machine"]))
+    ax.set_xlim(0, 1.6 * max(ms for _, ms, _ in found))
     ax.margins(y=0.12)
     ax.grid(alpha=0.25)
 
