@@ -141,6 +141,12 @@ class Problem:
         return window_count(self.w, self.pad[1] + self.pad[3], self.s, self.stride[1], self.dilation[1])
 
     @property
+    def padded_pixels(self) -> int:
+        """Of one input, border and all."""
+        top, left, bottom, right = self.pad
+        return (self.h + top + bottom) * (self.w + left + right)
+
+    @property
     def macs(self) -> int:
         """n·p·q·k·r·s·c / groups."""
         return self.n * self.p * self.q * self.k * self.r * self.s * (self.c // self.groups)

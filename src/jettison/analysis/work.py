@@ -18,10 +18,10 @@ from math import prod
 
 import numpy as np
 
-from ..formats import NM, Block, Format, Lut, PixelLut
+from ..formats import NM, Block, Format, PixelLut
 from ..formats.lut import LookUp
 from ..fusion import group_name
-from ..graph import Graph, Op, problem, weight_shape
+from ..graph import Graph, Op, Problem, problem, weight_shape
 from ..intake import quantize_first, quantizers
 from ..plan import roots
 from ..spec import WEIGHTED
@@ -155,20 +155,17 @@ def _work(graph: Graph, op: Op, batch: int, element: str | None, access: Callabl
         size = problem(graph, op, batch)
         kept = size.cost(op.format, 0).macs
         if isinstance(op.format, LookUp):
-            steps, ways = batch * _questions(graph, op), (("lut", kept),)
+            steps, ways = batch * _questions(op.format, size, weight_shape(graph, op)), (("lut", kept),)
             return Work(op.name, op.kind, str(op.format), own, size.macs, 0, steps, reads, writes, ways, look_ups=kept)
         return Work(op.name, op.kind, str(op.format), own, size.macs, kept, 0, reads, writes, _ways(op.format, size.macs, kept))
     x, y = (batch * graph.tensors[t].size for t in (op.inputs[0], op.outputs[0]))
     return Work(op.name, op.kind, "", own, 0, 0, STEPS[op.kind](op, x, y) if op.kind in STEPS else 0, reads, writes)
 
 
-def _questions(graph: Graph, op: Op) -> int:
+def _questions(fmt: LookUp, size: Problem, shape: tuple[int, ...]) -> int:
     """Elementary steps of an image's trees: two a level, three where a question may be about two channels."""
-    size, shape, fmt = problem(graph, op), weight_shape(graph, op), op.format
     if isinstance(fmt, PixelLut):
-        top, left, bottom, right = size.pad
-        return 3 * (size.h + top + bottom) * (size.w + left + right) * fmt.groups(shape) * fmt.levels
-    assert isinstance(fmt, Lut)
+        return 3 * size.padded_pixels * fmt.groups(shape) * fmt.levels
     return 2 * size.p * size.q * fmt.codebooks(shape) * fmt.levels
 
 

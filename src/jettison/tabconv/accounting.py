@@ -57,11 +57,11 @@ def layer_operations(graph: Graph, op: Op) -> Operations:
     pixels, k, count = size.p * size.q, size.k, op.format.codebooks(shape)
     if isinstance(op.format, PixelLut):
         questions = graph.weight_parts(op)["questions"]
-        top, left, bottom, right = size.pad
-        asked = (size.h + top + bottom) * (size.w + left + right)
         comparisons = int((1 + (questions[..., 0] != questions[..., 1])).sum())
         look_ups, kernel = pixels * (count - 1) * k, pixels * count * -(-k // STEP) * STEP
-        return Operations(size.macs, asked * comparisons + look_ups, asked * 7 * questions[..., 0].size + kernel, stored)
+        return Operations(
+            size.macs, size.padded_pixels * comparisons + look_ups, size.padded_pixels * 7 * questions[..., 0].size + kernel, stored
+        )
     paper = count * op.format.levels + (count - 1) * k
     kernel = 3 * op.format.levels * count + -(-count // STEP) * STEP * (-(-k // STEP) * STEP)
     return Operations(size.macs, pixels * paper, pixels * kernel, stored)

@@ -24,12 +24,11 @@ from ..ptq.calibrate import whole
 from ..runtime import thread_count
 from ..spec import IMAGE_CHANNELS
 from . import pixel_fit, tables
-from .observe import samples, units_of, zero_of
+from .observe import ROW_BYTES, samples, units_of, zero_of
 from .tree import grow, subspaces
 
 ROWS, ROWS_PER_PROTOTYPE = 32768, 512  # of the im2col matrix that a layer is fitted to: the larger
 TREE_ROWS, TREE_SHARE = 8192, 4  # of them for growing trees, which takes longest: the larger of so many and one in four
-ROW_BYTES = 256 << 20  # or as many as fit here
 LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
 
 Progress = Callable[[str, float], None]
@@ -141,14 +140,8 @@ def _fit_layer(
     graph: Graph, made: Graph, op: Op, fmt: LookUp, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int,
     tell: Callable[[float], None],
 ) -> tuple[Graph, LayerFit]:  # fmt: skip
-    size, shape, units = problem(graph, op), weight_shape(graph, op), units_of(graph, op)
-    if isinstance(fmt, PixelLut):
-        pixels = size.p * size.q
-        count = max(1, min(rows // pixels, ROW_BYTES // (size.h * size.w * size.c + 4 * pixels * size.k)))
-        found = pixel_fit.fit(graph, made, op, fmt, images, count, seed, threads, tell)
-    else:
-        assert isinstance(fmt, Lut)
-        found = _by_rows(graph, made, op, fmt, images, rows, seed, threads, tell)
+    shape, units = weight_shape(graph, op), units_of(graph, op)
+    found = FITS[type(fmt)](graph, made, op, fmt, images, rows, seed, threads, tell)
     bias = graph.constants[op.params["bias"]] + zero_of(graph, op) * graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
     n = tables.integers(found.tables, found.constant + bias * units)
     got = found.look_up(n.tables) * n.scale + (n.bias * n.scale - bias * units)
@@ -172,6 +165,10 @@ def _by_rows(
     found, constant = tables.refine(code, fmt.prototypes, wanted, start)
     parts = {"splits": trees.splits, "thresholds": trees.thresholds}
     return tables.Fitted(parts, found, constant, wanted, lambda t: lut.look_up(code, t))
+
+
+# How a layer of each format is fitted.
+FITS: dict[type, Callable[..., tables.Fitted]] = {Lut: _by_rows, PixelLut: pixel_fit.fit}
 
 
 def tabulated(graph: Graph, op: Op, fmt: LookUp, parts: dict[str, np.ndarray], n: tables.Integers) -> Graph:

@@ -82,7 +82,7 @@ def _native_backward(
 def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
     """codes int64 (n·p·q, C), sums (n·p·q, k)."""
     few, at = _images(x, starts, entries), starts.view(-1, 1, 1) + places
-    codes = torch.cat([_walk(_asked(piece, at), thresholds) for piece in x.split(few)])
+    codes = torch.cat([walk(_asked(piece, at), thresholds) for piece in x.split(few)])
     first = _first(codes, thresholds.shape[1] + 1)
     return codes, torch.cat([F.embedding_bag(code + first, entries, mode="sum") for code in codes.split(few * len(at))])
 
@@ -113,13 +113,13 @@ def _asked(x: Tensor, at: Tensor) -> Tensor:
     return x.index_select(1, at.flatten()).view(-1, *at.shape[1:])
 
 
-def _walk(asked: Tensor, thresholds: Tensor, code: Tensor | None = None, level: int = 0) -> Tensor:
-    """Leaves (rows, C), from `code` on `level` down the trees."""
+def walk(asked: Tensor, thresholds: Tensor, code: Tensor | None = None, level: int = 0) -> Tensor:
+    """Leaves (…, C) of what trees ask (…, C, L), from `code` on `level` down the trees."""
     if code is None:
-        code = torch.zeros(asked.shape[:2], dtype=torch.int64, device=asked.device)
+        code = torch.zeros(asked.shape[:-1], dtype=torch.int64, device=asked.device)
     flat, first = thresholds.flatten(), _first(code, thresholds.shape[1])
-    for i in range(level, asked.shape[2]):
-        code = code + ((asked[:, :, i] > flat[code + (first + (1 << i) - 1)]).long() << i)
+    for i in range(level, asked.shape[-1]):
+        code = code + ((asked[..., i] > flat[code + (first + (1 << i) - 1)]).long() << i)
     return code
 
 
@@ -131,7 +131,7 @@ def _slopes(asked: Tensor, code: Tensor, thresholds: Tensor, each: Tensor, tau: 
     for i in range(levels):
         before = code & ((1 << i) - 1)
         yes = (code >> i & 1).bool()
-        other = _walk(asked, thresholds, before + ((~yes).long() << i), i + 1)
+        other = walk(asked, thresholds, before + ((~yes).long() << i), i + 1)
         there, here = (each.gather(2, leaf[:, :, None])[:, :, 0] for leaf in (other, code))
         change[:, :, i] = torch.where(yes, here - there, there - here)
         node[:, :, i] = before + (_first(code, prototypes - 1) + (1 << i) - 1)
@@ -147,4 +147,4 @@ def _one_hot(code: Tensor, prototypes: int) -> Tensor:
 
 def _first(code: Tensor, each: int) -> Tensor:
     """Where each codebook's entries start: (C,)."""
-    return torch.arange(code.shape[1], device=code.device) * each
+    return torch.arange(code.shape[-1], device=code.device) * each

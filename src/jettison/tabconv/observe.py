@@ -16,6 +16,7 @@ from ..quantized import im2col
 from ..runtime import Session
 
 BATCH = 32
+ROW_BYTES = 256 << 20  # of rows and of what is wanted of them, at most
 
 Run = Callable[..., Any]  # images → the one output
 
@@ -43,8 +44,9 @@ class Observed:
 
     @classmethod
     def of(cls, graph: Graph, made: Graph, op: Op, threads: int | None) -> Observed:
-        lacks = [tensor_observer(g, op.inputs[1], threads) for g in (graph, made)] if len(op.inputs) > 1 else None
-        return cls(tensor_observer(made, op.inputs[0], threads), sums_observer(graph, op, threads), tuple(lacks) if lacks else None)  # type: ignore[arg-type]
+        residual = op.inputs[1:]
+        lacks = (tensor_observer(graph, residual[0], threads), tensor_observer(made, residual[0], threads)) if residual else None
+        return cls(tensor_observer(made, op.inputs[0], threads), sums_observer(graph, op, threads), lacks)
 
     def of_batch(self, batch: tuple[np.ndarray, ...], source: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
         """(x u8, y float32)."""

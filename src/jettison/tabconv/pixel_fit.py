@@ -17,9 +17,9 @@ import numpy as np
 from .. import _native
 from ..formats import PixelLut, pixel_lut
 from ..formats.pixel_lut import seen_by
-from ..graph import Graph, Op, weight_shape
+from ..graph import Graph, Op, problem, weight_shape
 from . import tables
-from .observe import pixels_of, units_of
+from .observe import ROW_BYTES, pixels_of, units_of
 from .pixel_tree import PixelTrees, grow
 
 ISA = _native.isas()[0]
@@ -57,11 +57,13 @@ class Layer:
 
 
 def fit(
-    graph: Graph, made: Graph, op: Op, fmt: PixelLut, images: tuple[np.ndarray, ...], count: int, seed: int, threads: int,
+    graph: Graph, made: Graph, op: Op, fmt: PixelLut, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int,
     tell: Callable[[float], None],
 ) -> tables.Fitted:  # fmt: skip
-    """count: images that are used, the first ones."""
-    shape, source = weight_shape(graph, op), graph.tensors[op.inputs[0]]
+    """rows: outputs; the first images that have as many are used."""
+    size, shape, source = problem(graph, op), weight_shape(graph, op), graph.tensors[op.inputs[0]]
+    outputs = size.p * size.q
+    count = max(1, min(rows // outputs, ROW_BYTES // (size.h * size.w * size.c + 4 * outputs * size.k)))
     x, y = pixels_of(graph, made, op, tuple(a[:count] for a in images), threads, lambda d: tell(d * 0.3))
     weight = graph.weight(op) * units_of(graph, op)[:, None, None, None]
     pixels = x.transpose(0, 2, 3, 1).reshape(-1, shape[3])
@@ -103,16 +105,14 @@ def _solve(layer: Layer, wanted: np.ndarray, start: np.ndarray, tell: Callable[[
     constant = wanted.mean(axis=(0, 1), dtype=np.float64)
     held = max(1, len(wanted) // HELD_OUT) if len(wanted) > 1 else 0
     seen, unseen = layer.part(slice(len(wanted) - held)), layer.part(slice(len(wanted) - held, None))
-    best: tuple[float, np.ndarray] | None = None
-    for i, ridge in enumerate(RIDGES):
+    judge, its = (unseen, wanted[len(seen.codes) :]) if held else (seen, wanted)
+
+    def tried(i: int, ridge: float) -> tuple[float, np.ndarray]:
         found = _descend(seen, wanted[: len(seen.codes)] - constant.astype(np.float32), start, ridge)
-        judge, its = (unseen, wanted[len(seen.codes) :]) if held else (seen, wanted)
-        error = float(((judge.look_up(found) + constant - its) ** 2).mean())
-        if best is None or error < best[0]:
-            best = error, found
         tell((i + 1) / len(RIDGES))
-    assert best is not None
-    return best[1], constant
+        return float(((judge.look_up(found) + constant - its) ** 2).mean()), found
+
+    return min((tried(i, ridge) for i, ridge in enumerate(RIDGES)), key=lambda t: t[0])[1], constant
 
 
 def _descend(layer: Layer, wanted: np.ndarray, start: np.ndarray, ridge: float) -> np.ndarray:

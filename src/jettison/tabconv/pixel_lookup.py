@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _native
+from .lookup import walk
+from .steps import LEVELS
 
 ISA = _native.isas()[0]
-LEVELS = 255  # steps of a u8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _native_backward(
 
 def _forward(q: Tensor, thresholds: Tensor, entries: Tensor, layer: PixelLayer) -> tuple[Tensor, Tensor]:
     """codes int64 (n, G, pixels), sums (n, places, k)."""
-    codes = _walk(_asked(q, layer.questions), thresholds.floor())
+    codes = walk(_asked(q, layer.questions), thresholds.floor()).transpose(1, 2)
     groups, prototypes = thresholds.shape[0], thresholds.shape[1] + 1
     sums = torch.zeros(len(q) * layer.seen.shape[1], entries.shape[1], dtype=entries.dtype, device=q.device)
     for tap, seen in enumerate(layer.seen.long()):
@@ -104,19 +105,19 @@ def _backward(
     for_entries, for_thresholds, for_q = torch.zeros_like(entries), torch.zeros_like(thresholds), torch.zeros_like(q, dtype=grad.dtype)
     flat = grad.reshape(-1, grad.shape[2])
     for g in range(groups):
-        code, a = codes[:, g : g + 1], asked[:, g : g + 1]
-        leaves = [code, *(_walk(a, whole[g : g + 1], _other(code, i), i + 1) for i in range(a.shape[2]))]
-        leaf = torch.cat(leaves, 1)  # (n, 1 + L, pixels)
+        code, a = codes[:, g], asked[:, :, g : g + 1]
+        others = (walk(a, whole[g : g + 1], _other(code, i)[..., None], i + 1)[..., 0] for i in range(a.shape[-1]))
+        leaf = torch.stack([code, *others], 1)  # (n, 1 + L, pixels)
         each = torch.zeros(leaf.shape, dtype=grad.dtype, device=q.device)
         for tap, seen in enumerate(layer.seen.long()):
             table = entries[(tap * groups + g) * prototypes :][:prototypes]
             its = for_entries[(tap * groups + g) * prototypes :][:prototypes]
-            its.index_add_(0, code[:, 0, seen].flatten(), flat)
+            its.index_add_(0, code[:, seen].flatten(), flat)
             each[:, :, seen] += (table[leaf[:, :, seen]] * grad[:, None]).sum(3)  # at one tap no two outputs see a pixel
         for i, (one, two) in enumerate(layer.questions[g].tolist()):
-            node = (1 << i) - 1 + (code[:, 0] & ((1 << i) - 1))
-            change = (each[:, 0] - each[:, 1 + i]) * ((code[:, 0] >> i & 1) * 2 - 1)
-            soft = torch.sigmoid((a[:, 0, i] - thresholds[g][node]) / layer.tau)
+            node = (1 << i) - 1 + (code & ((1 << i) - 1))
+            change = (each[:, 0] - each[:, 1 + i]) * ((code >> i & 1) * 2 - 1)
+            soft = torch.sigmoid((a[:, :, 0, i] - thresholds[g][node]) / layer.tau)
             slope = change * soft * (1 - soft) / layer.tau
             for_thresholds[g].index_add_(0, node.flatten(), -slope.flatten())
             for_q[:, one] += slope / 2
@@ -125,21 +126,11 @@ def _backward(
 
 
 def _asked(q: Tensor, questions: Tensor) -> Tensor:
-    """(n, G, L, pixels) int64."""
+    """(n, pixels, G, L) int64."""
     x, (i, j) = q.long(), questions.long().flatten(0, 1).T
     second = x[:, torch.where(j < 0, -1 - j, j)]
     asked = (x[:, i] + torch.where((j < 0)[:, None], LEVELS - second, second) + 1) >> 1
-    return asked.view(len(q), *questions.shape[:2], -1)
-
-
-def _walk(asked: Tensor, thresholds: Tensor, code: Tensor | None = None, level: int = 0) -> Tensor:
-    """Leaves (n, G, pixels), from `code` on `level` down the trees."""
-    if code is None:
-        code = torch.zeros_like(asked[:, :, 0])
-    first = torch.arange(len(thresholds), device=asked.device)[:, None] * thresholds.shape[1]
-    for i in range(level, asked.shape[2]):
-        code = code + ((asked[:, :, i] > thresholds.flatten()[code + (first + (1 << i) - 1)]).long() << i)
-    return code
+    return asked.transpose(1, 2).reshape(len(q), -1, *questions.shape[:2])
 
 
 def _other(code: Tensor, level: int) -> Tensor:

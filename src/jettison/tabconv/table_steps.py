@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class _Norm(nn.Module):
         return scale, beta * unit - mean * scale
 
 
-class Tables(Step):
+class Tables(Step, ABC):
     """A layer of tables: entries in units of ten deviations, thresholds as shares of the u8 range, and the bias in `norm`."""
 
     name_of_questions: str  # the part that is not trained
@@ -112,9 +113,9 @@ class Tables(Step):
         self.thresholds = nn.Parameter((torch.from_numpy(parts["thresholds"].astype(np.float32)) + 0.5 - self.zero) / LEVELS)
         self.register_buffer("questions", torch.from_numpy(parts[self.name_of_questions].astype(np.int32)))
 
+    @abstractmethod
     def sums(self, padded: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(n·p·q·k in that order, (p, q)) of padded inputs (n, c, h, w)."""
-        raise NotImplementedError
 
     def forward(self, *xs: Tensor) -> Tensor:
         x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
