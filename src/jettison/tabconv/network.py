@@ -1,8 +1,8 @@
 """A network with tables, trained: `Graph` → torch.nn.Module → `Graph`, int8 all the way.
 
 Forward is what the kernels compute, up to float32's rounding: u8 tensors of fixed scale, int8 weights and tables, hard
-codes. Backward questions are soft (`lookup`). Rounding passes gradients on unchanged (Bengio et al. 2013, arXiv 1308.3432),
-inside the range.
+codes; while training, tables are not rounded. Backward questions are soft (`lookup`). Rounding passes gradients on unchanged
+(Bengio et al. 2013, arXiv 1308.3432), inside the range.
 
 Sums are normalised while training, by the statistics of the batch, as batch normalisation does (`_Norm`): tables that move
 change every sum behind them. It starts as the identity and is folded into the tables' scales and the bias at the end.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,26 +26,18 @@ EPS = 1e-12
 ENTRY_UNIT = 10.0  # deviations: with one learning rate entries move this much faster than other parameters
 
 
-class _Entries(torch.autograd.Function):
-    """Entries (C, K, k) → ((rint((e − m)/s)·s + m)·unit, m the middle of each table, s = max|e − m| of each output / 127; in one memory."""
-
-    @staticmethod
-    def forward(ctx: Any, entries: Tensor, unit: float) -> Tensor:
-        ctx.unit = unit
-        high, low = entries.amax(1, keepdim=True), entries.amin(1, keepdim=True)
-        middle = (high + low) / 2
-        s = (torch.maximum(high - middle, middle - low).amax(0) / LARGEST).clamp(min=1e-20)
-        return (entries - middle).div_(s).round_().mul_(s).add_(middle).mul_(unit)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.unit, None
+def _rounded(entries: Tensor) -> Tensor:
+    """Entries (C, K, k) → rint((e − m)/s)·s + m, m the middle of each table, s = max|e − m| of each output / 127."""
+    high, low = entries.amax(1, keepdim=True), entries.amin(1, keepdim=True)
+    middle = (high + low) / 2
+    s = (torch.maximum(high - middle, middle - low).amax(0) / LARGEST).clamp(min=1e-20)
+    return (entries - middle).div_(s).round_().mul_(s).add_(middle)
 
 
 class _Norm(nn.Module):
     """y = (γ·(x − μ)/σ + β)·u per channel; μ, σ of the batch while training, else their running means.
 
-    The first training batch sets u = σ, β = μ/σ (plus the bias), γ = 1: nothing changes.
+    x in units: the first training batch sets u = σ·unit, β = μ/σ (plus the bias), γ = 1, so that y stays x·unit + bias.
     """
 
     mean: Tensor
@@ -54,12 +45,13 @@ class _Norm(nn.Module):
     unit: Tensor
     ready: Tensor
 
-    def __init__(self, bias: np.ndarray) -> None:
+    def __init__(self, bias: np.ndarray, unit: float) -> None:
         super().__init__()
+        self.of_sums = unit
         self.gamma = nn.Parameter(torch.ones(len(bias)))
         self.beta = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
         self.register_buffer("mean", torch.zeros(len(bias)))
-        self.register_buffer("variance", torch.ones(len(bias)))
+        self.register_buffer("variance", torch.full((len(bias),), unit**-2))
         self.register_buffer("unit", torch.ones(len(bias)))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
@@ -71,11 +63,12 @@ class _Norm(nn.Module):
     @torch.no_grad()
     def _adopt(self, x: Tensor) -> None:
         variance, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
-        unit = torch.where(variance > 0, variance.sqrt(), 1.0)
-        self.beta.copy_((self.beta + mean) / unit)
+        variance = torch.where(variance > 0, variance, self.variance)
+        unit = variance.sqrt() * self.of_sums
+        self.beta.copy_((self.beta + mean * self.of_sums) / unit)
         self.unit.copy_(unit)
         self.mean.copy_(mean)
-        self.variance.copy_(torch.where(variance > 0, variance, 1.0))
+        self.variance.copy_(variance)
         self.ready.fill_(True)
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +81,7 @@ class _Norm(nn.Module):
 
 
 class Tables(Step, ABC):
-    """A layer of tables: entries in units of ten deviations, thresholds as shares of the u8 range, and the bias in `norm`."""
+    """A layer of tables: `entries` in units of ten deviations, thresholds as shares of the u8 range, and the bias in `norm`."""
 
     name_of_questions: str  # the part that is not trained
     zero: int  # of the bytes that thresholds are compared with
@@ -107,15 +100,15 @@ class Tables(Step, ABC):
         parts = graph.weight_parts(op)
         scale = graph.constants[op.params["multiplier"]].astype(np.float64) * (self.y.scale if self.y.dtype == "u8" else 1.0)
         real = torch.from_numpy((parts["tables"] * scale[:, None, None]).astype(np.float32)).permute(1, 2, 0).contiguous()
-        self.unit = ENTRY_UNIT * deviation(real)
-        self.entries = nn.Parameter(real / self.unit)
-        self.norm = _Norm(graph.constants[op.params["bias"]] * scale)
+        unit = ENTRY_UNIT * deviation(real)
+        self.entries = nn.Parameter(real / unit)
+        self.norm = _Norm(graph.constants[op.params["bias"]] * scale, unit)
         self.thresholds = nn.Parameter((torch.from_numpy(parts["thresholds"].astype(np.float32)) + 0.5 - self.zero) / LEVELS)
         self.register_buffer("questions", torch.from_numpy(parts[self.name_of_questions].astype(np.int32)))
 
     @abstractmethod
     def sums(self, padded: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(n·p·q·k in that order, (p, q)) of padded inputs (n, c, h, w)."""
+        """(n·p·q·k in that order, in units of the entries, (p, q)) of padded inputs (n, c, h, w)."""
 
     def forward(self, *xs: Tensor) -> Tensor:
         x = xs[0] if xs[0].dim() == 4 else xs[0][:, :, None, None]
@@ -124,9 +117,12 @@ class Tables(Step, ABC):
         y = self.norm(y)
         return quantized(self.act(y + xs[1] if len(xs) > 1 else y), self.y, self.relu)
 
-    def rounded_entries(self) -> Tensor:
-        """(C·K, k), as int8 with a scale per output holds them: the middle of each table is exact, as it goes to the bias."""
-        return _Entries.apply(self.entries, self.unit).flatten(0, 1)  # type: ignore[union-attr]
+    def rows(self) -> Tensor:
+        """(C·K, k), in units. In evaluation as int8 with a scale per output holds them, the middle of each exact.
+
+        While training as they are: rounding takes several passes over all tables, and what it changes is far below what codes lose.
+        """
+        return (self.entries if self.training else _rounded(self.entries)).flatten(0, 1)
 
     def kept_in_range(self) -> Tensor:
         """The thresholds, those that a step took out of what u8 holds put back: with t < 0 a question is always yes, also for q = 0."""
@@ -136,8 +132,8 @@ class Tables(Step, ABC):
 
     def write(self, graph: Graph, op: Op) -> Graph:
         scale, shift = self.norm.folded()
-        real = (self.entries.detach().double() * self.unit).numpy().transpose(2, 0, 1)
-        n = integers(real * scale[:, None, None], shift)
+        entries = self.entries.detach().double().numpy().transpose(2, 0, 1)
+        n = integers(entries * scale[:, None, None], shift)
         steps = np.floor(self.kept_in_range().detach().double().numpy() * LEVELS + self.zero)
         trees = {self.name_of_questions: self.questions.numpy(), "thresholds": np.clip(steps, 0, 255).astype(np.uint8)}
         return tabulated(graph, op, op.format, {**trees, "tables": n.tables}, n)  # type: ignore[arg-type]
@@ -156,7 +152,7 @@ class WindowTables(Tables):
         starts, places, size = self._places(*padded.shape[1:])
         thresholds = self.kept_in_range() * (LEVELS * self.x.scale)
         tau = TEMPERATURE * self.x.scale
-        return LookUp.apply(padded.flatten(1), starts, places, thresholds, self.rounded_entries(), tau), size  # type: ignore[return-value]
+        return LookUp.apply(padded.flatten(1), starts, places, thresholds, self.rows(), tau), size  # type: ignore[return-value]
 
     def _places(self, c: int, h: int, w: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """(p·q,) and (C, L), whose sum is where in a padded image the trees of an output pixel ask; and (p, q)."""
@@ -181,7 +177,7 @@ class PixelTables(Tables):
         at = torch.from_numpy(seen).to(padded.device)
         layer = PixelLayer(self.questions, at, self.x.scale, self.x.zero, TEMPERATURE)
         thresholds = self.kept_in_range() * LEVELS
-        return PixelLookUp.apply(padded.flatten(2), thresholds, self.rounded_entries(), layer), size  # type: ignore[return-value]
+        return PixelLookUp.apply(padded.flatten(2), thresholds, self.rows(), layer), size  # type: ignore[return-value]
 
 
 def step_of(graph: Graph, op: Op) -> Tables:
