@@ -27,13 +27,13 @@ from jettison.bench.machine import provenance
 from jettison.bench.process import pinned
 from jettison.bench.quiet import Probe
 from jettison.formats import Dense, Format, Lut
-from jettison.formats.lut import NATIVE_PROTOTYPES
 from jettison.graph import Graph, Op, TensorSpec, problem
 from jettison.runtime import Session, spread_ms
 from jettison.spec import check, output_shape
 from jettison.tabconv.tree import subspaces
 
 RESULT = Path(__file__).resolve().parent / "results" / "lut_kernels.json"
+PROTOTYPES = (16, 32, 64, 128, 256)
 TURN = 5  # runs of both between two looks at the core
 # h = w, c, k, r = s, v
 LAYERS = [
@@ -57,7 +57,7 @@ def main() -> None:
 
 def measured(layer: tuple[int, int, int, int, int], args: argparse.Namespace, probe: Probe) -> dict[str, Any]:
     size, c, k, r, v = layer
-    tables = {f"lut{p}": network(size, c, k, r, Lut(v, p)) for p in NATIVE_PROTOTYPES}
+    tables = {f"lut{p}": network(size, c, k, r, Lut(v, p)) for p in PROTOTYPES}
     graphs = {"dense": network(size, c, k, r, Dense()), **tables}
     x = np.random.default_rng(0).standard_normal((1, c, size, size), np.float32)
     sessions = {name: Session(g, threads=1, isa=args.isa, fuse=False) for name, g in graphs.items()}

@@ -17,10 +17,9 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from lut_kernels import PROTOTYPES
 from table_cells import machine, percent, ratio
 from tables_fusion import convfirst, fusion, fusion_bound
-
-from jettison.formats.lut import NATIVE_PROTOTYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -149,12 +148,12 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
     tables = []
     for r in (r for r in results.values() if "layers" in r):
         where = f"{r['machine']['processor']}, {r['isa']}, 1 thread, batch 1:"
-        more = " | ".join(f"K = {k}" for k in NATIVE_PROTOTYPES[1:])
+        more = " | ".join(f"K = {k}" for k in PROTOTYPES[1:])
         lines = [f"{where}\n\n| layer | v | dense int8, median µs (p10 – p90) | K = 16 | gain | {more} |\n{9 * '|---'}|\n"]
         for row in r["layers"]:
             layer = f"{row['h']}×{row['w']}, {row['c']} → {row['k']}, {row['r']}×{row['s']}"
             dense, look_up = ("{:.1f} ({:.1f} – {:.1f})".format(*row[f"{name}_us_median_p10_p90"]) for name in ("dense", "lut16"))
-            gain = " | ".join(f"{row['gain'][f'lut{k}']:.2f}×" if f"lut{k}" in row["gain"] else "–" for k in NATIVE_PROTOTYPES)
+            gain = " | ".join(f"{row['gain'][f'lut{k}']:.2f}×" if f"lut{k}" in row["gain"] else "–" for k in PROTOTYPES)
             lines.append(f"| {layer} | {row['v']} | {dense} | {look_up} | {gain} |\n")
         tables.append("".join(lines))
     return "\n".join(tables)

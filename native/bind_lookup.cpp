@@ -74,7 +74,7 @@ void need_fitting(const LookUpLayer& layer, const Tensor<const float, 2>& images
   need(sums == rows * layer.entries.shape(1), "sums");
 }
 
-void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images, Tensor<uint8_t, 2> codes,
+void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images, Tensor<uint16_t, 2> codes,
                      Tensor<float, 2> sums) {
   need_fitting(layer, images, codes.size(), sums.size());
   const int64_t n = (int64_t)images.shape(0), pixels = (int64_t)layer.starts.size();
@@ -89,7 +89,7 @@ void look_up_forward(const LookUpLayer& layer, Pool& pool, const std::string& is
 
 // for_thresholds, for_entries: one for each thread.
 void look_up_backward(const LookUpLayer& layer, Pool& pool, const std::string& isa, Tensor<const float, 2> images,
-                      Tensor<const uint8_t, 2> codes, Tensor<const float, 2> sums, float tau, Tensor<float, 2> for_images,
+                      Tensor<const uint16_t, 2> codes, Tensor<const float, 2> sums, float tau, Tensor<float, 2> for_images,
                       Tensor<float, 3> for_thresholds, Tensor<float, 3> for_entries) {
   need_fitting(layer, images, codes.size(), sums.size());
   const int64_t n = (int64_t)images.shape(0), pixels = (int64_t)layer.starts.size();

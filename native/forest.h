@@ -1,6 +1,6 @@
 // What the kernels that look up tables share: the input as planes, trees packed, and the codes of a tile of output pixels.
 //
-// A hash tree asks for four to eight bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
+// A hash tree asks for a few bytes of a pixel's neighbourhood, so there is no im2col matrix: the input that a job needs is
 // turned once into planes, one per channel, in which neighbouring output pixels find the same tap in neighbouring bytes.
 //
 //   plane[phase][channel][lead + slot]   slot = Y·pitch + X of the input at rows Y·stride + phase_y − pad_t, columns X·stride + phase_x
@@ -99,7 +99,7 @@ JT_INLINE Layout layout(const Problem& a, const Planes& p, const Forest& f, int6
   o.picks = o.head.bytes + 64;  // the numbers come first
   o.splits = o.picks + align64(picks_bytes(p.pickable));
   o.trees = o.splits + align64(o.steps * step * f.levels * (int64_t)sizeof(Split));
-  o.tables = o.trees + align64(o.steps * step * tree_bytes((int)f.levels));
+  o.tables = o.trees + align64(o.steps * step * tree_bytes((int)f.levels) + 64);  // the shuffles of small levels read more than they hold
   return o;
 }
 
@@ -154,7 +154,7 @@ struct Workspace {
   const uint8_t** sources;  // of every slot of one phase
   uint8_t* rows;            // channels picked, of the pixels of a tile
   uint8_t* planes;
-  uint8_t* codes;  // of a tile
+  uint8_t* codes;  // of a tile, 8 or 16 bits each
   int32_t* pixel;  // of every slot of a tile, −1: none
   Taken* taken;    // of every shift: the rows of a tile that it leaves inside their image row
   int64_t bytes;   // what is behind them is the kernel's
@@ -167,7 +167,7 @@ JT_INLINE Workspace workspace(const Problem& a, const Planes& p, void* memory) {
   w.sources = (const uint8_t**)room.take(p.slots * 8);
   w.rows = (uint8_t*)room.take(picks_bytes(p.pickable) ? kRows * a.c : 0);
   w.planes = (uint8_t*)room.take(p.bytes());
-  w.codes = (uint8_t*)room.take((ceil_div(a.r * a.s * a.c, kStep)) * kStep * kRows);
+  w.codes = (uint8_t*)room.take(ceil_div(a.r * a.s * a.c, kStep) * kStep * kRows * (int64_t)sizeof(uint16_t));
   w.pixel = (int32_t*)room.take(kRows * 4);
   w.taken = (Taken*)room.take(p.shifts * (int64_t)sizeof(Taken));
   w.bytes = room.at - (char*)memory;

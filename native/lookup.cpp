@@ -36,7 +36,7 @@ JT_INLINE void walk(const Trees& t, const Asked& a, const float* __restrict thre
   }
 }
 
-void forward_plain(const Trees& t, const float* image, uint8_t* codes, float* sums) {
+void forward_plain(const Trees& t, const float* image, uint16_t* codes, float* sums) {
   const int64_t prototypes = (int64_t)1 << t.levels, k = t.outputs;
   for (int64_t pixel = 0; pixel < t.pixels; ++pixel, sums += k) {
     for (int64_t o = 0; o < k; ++o) sums[o] = 0;
@@ -47,7 +47,7 @@ void forward_plain(const Trees& t, const float* image, uint8_t* codes, float* su
       ask(t, image, pixel, first, n, &a);
       walk(t, a, t.thresholds + first * (prototypes - 1), n, 0, code);
       for (int64_t j = 0; j < n; ++j) {
-        codes[(first + j) * t.row + pixel] = (uint8_t)code[j];
+        codes[(first + j) * t.row + pixel] = (uint16_t)code[j];
         add_to(sums, t.entries + ((first + j) * prototypes + code[j]) * k, k);
       }
     }
@@ -62,7 +62,7 @@ JT_INLINE float weigh(const float* g, const float* entries, int64_t k) {
 }
 
 // Of n codebooks of one pixel, from `first` on. g: the gradient of its sums.
-JT_INLINE void slopes(const Trees& t, const Asked& a, const uint8_t* codes, const float* g, int64_t pixel, int64_t first, int64_t n,
+JT_INLINE void slopes(const Trees& t, const Asked& a, const uint16_t* codes, const float* g, int64_t pixel, int64_t first, int64_t n,
                       const Slopes& to) {
   const int32_t prototypes = 1 << t.levels, nodes = prototypes - 1;
   const float* __restrict thresholds = t.thresholds + first * nodes, *entries = t.entries + first * prototypes * t.outputs;
@@ -92,7 +92,7 @@ JT_INLINE void slopes(const Trees& t, const Asked& a, const uint8_t* codes, cons
   }
 }
 
-void backward_plain(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
+void backward_plain(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) {
   const int64_t prototypes = (int64_t)1 << t.levels, k = t.outputs;
   for (int64_t pixel = 0; pixel < t.pixels; ++pixel) {
     const float* g = to.sums + pixel * k;
@@ -108,28 +108,45 @@ void backward_plain(const Trees& t, const float* image, const uint8_t* codes, co
 
 #if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
 
-void forward(const Trees& t, const float* image, uint8_t* codes, float* sums) {
-  (t.levels == 4   ? forward_tiles<4>
-   : t.levels == 5 ? forward_tiles<5>
-   : t.levels == 6 ? forward_tiles<6>
-   : t.levels == 7 ? forward_tiles<7>
-   : t.levels == 8 ? forward_tiles<8>
-                   : forward_plain)(t, image, codes, sums);
+// f(levels) where there are tiles for so many, else rest().
+template <class F, class Rest>
+void with_levels(int64_t levels, const F& f, const Rest& rest) {
+  switch (levels) {
+    case 4:
+      return f(Count<4>());
+    case 5:
+      return f(Count<5>());
+    case 6:
+      return f(Count<6>());
+    case 7:
+      return f(Count<7>());
+    case 8:
+      return f(Count<8>());
+    case 9:
+      return f(Count<9>());
+    case 10:
+      return f(Count<10>());
+    case 11:
+      return f(Count<11>());
+    case 12:
+      return f(Count<12>());
+    default:
+      return rest();
+  }
 }
 
-void backward(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
-  (t.levels == 4   ? backward_tiles<4>
-   : t.levels == 5 ? backward_tiles<5>
-   : t.levels == 6 ? backward_tiles<6>
-   : t.levels == 7 ? backward_tiles<7>
-   : t.levels == 8 ? backward_tiles<8>
-                   : backward_plain)(t, image, codes, to);
+void forward(const Trees& t, const float* image, uint16_t* codes, float* sums) {
+  with_levels(t.levels, [&](auto l) { forward_tiles<l>(t, image, codes, sums); }, [&] { forward_plain(t, image, codes, sums); });
+}
+
+void backward(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) {
+  with_levels(t.levels, [&](auto l) { backward_tiles<l>(t, image, codes, to); }, [&] { backward_plain(t, image, codes, to); });
 }
 
 #else
 
-void forward(const Trees& t, const float* image, uint8_t* codes, float* sums) { forward_plain(t, image, codes, sums); }
-void backward(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) { backward_plain(t, image, codes, to); }
+void forward(const Trees& t, const float* image, uint16_t* codes, float* sums) { forward_plain(t, image, codes, sums); }
+void backward(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) { backward_plain(t, image, codes, to); }
 
 #endif
 

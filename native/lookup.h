@@ -23,11 +23,11 @@ struct Slopes {
 
 struct LookUp {
   Isa isa;
-  void (*forward)(const Trees&, const float* image, uint8_t* codes, float* sums);  // codes [codebook][row], sums [pixel][output]
-  void (*backward)(const Trees&, const float* image, const uint8_t* codes, const Slopes&);
+  void (*forward)(const Trees&, const float* image, uint16_t* codes, float* sums);  // codes [codebook][row], sums [pixel][output]
+  void (*backward)(const Trees&, const float* image, const uint16_t* codes, const Slopes&);
 };
 
-constexpr int64_t kMostLevels = 8;
+constexpr int64_t kMostLevels = 12;
 
 // That of `isa`, or null if it was not built.
 const LookUp* look_up(Isa isa);

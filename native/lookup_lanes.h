@@ -119,9 +119,11 @@ JT_INLINE void add_inputs(const Tile& tile, float* to, f32v x) {
   }
 }
 
-JT_INLINE void store_codes(uint8_t* to, const Tile& tile, i32x code) { _mm512_mask_cvtepi32_storeu_epi8(to, tile.mask, code); }
+JT_INLINE void store_codes(uint16_t* to, const Tile& tile, i32x code) { _mm512_mask_cvtepi32_storeu_epi16(to, tile.mask, code); }
 
-JT_INLINE i32x load_codes(const uint8_t* from, const Tile& tile) { return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(tile.mask, from)); }
+JT_INLINE i32x load_codes(const uint16_t* from, const Tile& tile) {
+  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(tile.mask, from));
+}
 
 // Lane i: the sum of x[i].
 JT_INLINE f32v sums_of(const f32v (&x)[W]) {
@@ -157,16 +159,16 @@ JT_INLINE void add_inputs(const Tile& tile, float* to, f32v x) {
   for (int64_t p = 0; p < tile.live; ++p) to[tile.starts[p]] += each[p];
 }
 
-JT_INLINE void store_codes(uint8_t* to, const Tile& tile, i32x code) {
+JT_INLINE void store_codes(uint16_t* to, const Tile& tile, i32x code) {
   int32_t each[W];
   store_lanes(each, code);
-  for (int64_t p = 0; p < tile.live; ++p) to[p] = (uint8_t)each[p];
+  for (int64_t p = 0; p < tile.live; ++p) to[p] = (uint16_t)each[p];
 }
 
-JT_INLINE i32x load_codes(const uint8_t* from, const Tile& tile) {
-  uint8_t each[W] = {};
-  std::memcpy(each, from, tile.live);
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)each));
+JT_INLINE i32x load_codes(const uint16_t* from, const Tile& tile) {
+  uint16_t each[W] = {};
+  std::memcpy(each, from, tile.live * sizeof(uint16_t));
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)each));
 }
 
 // Lane i: the sum of x[i].

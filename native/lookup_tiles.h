@@ -1,4 +1,4 @@
-// A layer of tables in training, W pixels ("a tile") of one codebook at once, for 16 to 256 prototypes: see lookup.h.
+// A layer of tables in training, W pixels ("a tile") of one codebook at once, for 16 prototypes or more: see lookup.h.
 #pragma once
 #include "jobs.h"
 #include "lookup.h"
@@ -19,7 +19,7 @@ constexpr int kFew = 3;  // levels whose questions are so few that each lane is 
 constexpr int64_t kNearFloats = 32768;  // of entries, and of what is added up for them: half a second-level cache, or less
 
 // Codebooks at a time: what is added up by lane stays near.
-constexpr int64_t near_codebooks(int levels) { return levels > 6 ? 256 >> levels : 16; }
+constexpr int64_t near_codebooks(int levels) { return levels > 8 ? 1 : levels > 6 ? 256 >> levels : 16; }
 
 // W pixels of an image from `pixel` on, or the last ones. In runs of W or W / 2 they find their inputs side by side.
 JT_INLINE Tile tile_at(const Trees& t, int64_t pixel) {
@@ -40,7 +40,7 @@ JT_INLINE void ask(const Trees& t, const float* image, const Tile& tile, int64_t
 }
 
 template <int kLevels>
-void forward_tiles(const Trees& t, const float* image, uint8_t* codes, float* sums) {
+void forward_tiles(const Trees& t, const float* image, uint16_t* codes, float* sums) {
   constexpr int64_t kPrototypes = 1 << kLevels;
   const int64_t k = t.outputs, near = max64(1, kNearFloats / (kPrototypes * k));
   for (int64_t i = 0; i < t.pixels * k; ++i) sums[i] = 0;
@@ -88,7 +88,7 @@ JT_INLINE void weigh(const Tile& tile, const float* g, const float* entries, int
 
 // What a tile of pixels gives one codebook's tree. for_thresholds: by node and lane.
 template <int kLevels>
-JT_INLINE void slopes(const Trees& t, const float* image, const uint8_t* codes, const Tile& tile, int64_t j, float* for_thresholds,
+JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes, const Tile& tile, int64_t j, float* for_thresholds,
                       const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels;
   const Thresholds<kLevels> thresholds(t.thresholds + j * (kPrototypes - 1));
@@ -127,7 +127,7 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint8_t* codes, 
 }
 
 template <int kLevels>
-void backward_tiles(const Trees& t, const float* image, const uint8_t* codes, const Slopes& to) {
+void backward_tiles(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kNear = near_codebooks(kLevels);
   const int64_t k = t.outputs, near = min64(kNear, max64(1, kNearFloats / 2 / (kPrototypes * k)));
   for (int64_t some = 0; some < t.codebooks; some += near) {

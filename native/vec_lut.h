@@ -1,8 +1,7 @@
 // Table look-up for one instruction set: kRows rows (output pixels) side by side, one byte each.
 //
-//   encode_one one codebook: the leaf of every row in its hash tree of 4 to 8 levels    → codes
-//   encode     kStep codebooks, as look_up reads them                                   → codes
-//   look_up    kOutputs output channels: sums of the tables' entries over all codebooks → end(channel, int32 sums)
+//   encode     kStep codebooks: the leaves of all rows in their hash trees, as look_up reads them → codes
+//   look_up    kOutputs output channels: sums of the tables' entries over all codebooks           → end(channel, int32 sums)
 //
 // look_up finds entries in registers: tables have K = 2^kLevels entries, kLevels = 4, 5 or 6.
 //
@@ -142,11 +141,6 @@ JT_INLINE __m512i leaves(const PlaneBytes& planes, const Split* splits, const ui
 }
 
 template <int kLevels>
-JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
-  _mm512_storeu_si512(codes, leaves<kLevels>(planes, splits, tree));
-}
-
-template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* trees, uint8_t* codes) {
   __m512i x[4];
   for (int j = 0; j < 4; ++j) {
@@ -264,7 +258,7 @@ struct Codes {
 };
 
 template <int kLevels>
-JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
+JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   __m256i code = _mm256_setzero_si256();
   times<kLevels>([&](auto l) JT_FLAT {
     constexpr int level = decltype(l)::value;
@@ -274,11 +268,6 @@ JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const u
     code = _mm256_add_epi8(code, _mm256_andnot_si256(left, _mm256_set1_epi8((char)(1 << level))));
   });
   _mm256_storeu_si256((__m256i*)codes, code);
-}
-
-template <int kLevels>
-JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
-  encode_one<kLevels>(planes, splits, tree, codes);
 }
 
 JT_INLINE void widen(int32_t* sums, __m256i words) {
@@ -325,21 +314,24 @@ JT_INLINE Taken taken(const int32_t* column, int32_t shift, int32_t pitch) {
 
 JT_INLINE int64_t row_of(int64_t slot) { return slot; }
 
-template <int kLevels>
-JT_INLINE void encode_one(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
-  for (int i = 0; i < kRows; ++i) {
-    int code = 0;
-    for (int level = 0; level < kLevels; ++level) {
-      const Split& s = splits[level];
-      code |= ((planes.taken[s.taken].row[i] ? planes.at(s)[i] : planes.zero) > tree[tree_bytes(level) + code]) << level;
-    }
-    codes[i] = (uint8_t)code;
-  }
+// A byte for every row.
+struct RowBytes {
+  uint8_t row[kRows];
+};
+
+JT_INLINE RowBytes inputs(const PlaneBytes& planes, const Split& s) {
+  RowBytes x;
+  for (int i = 0; i < kRows; ++i) x.row[i] = planes.taken[s.taken].row[i] ? planes.at(s)[i] : planes.zero;
+  return x;
 }
 
 template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
-  encode_one<kLevels>(planes, splits, tree, codes);
+  for (int i = 0; i < kRows; ++i) codes[i] = 0;
+  for (int level = 0; level < kLevels; ++level) {
+    const RowBytes x = inputs(planes, splits[level]);
+    for (int i = 0; i < kRows; ++i) codes[i] = (uint8_t)(codes[i] | (x.row[i] > tree[tree_bytes(level) + codes[i]]) << level);
+  }
 }
 
 template <int kLevels, class End>

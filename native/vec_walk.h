@@ -1,4 +1,4 @@
-// Hash trees of up to 12 levels for one instruction set: kRows pixels side by side, one byte each, thresholds found in registers.
+// Hash trees of up to 12 levels for one instruction set: kRows rows (pixels) side by side, one byte each, thresholds found in registers.
 //
 // A level's thresholds are shuffled into place by the answers so far; where they are more than a shuffle takes, the answers of the later
 // levels choose between several. Thresholds of a tree are packed as in vec_lut.h: level l, at least 16 bytes, from tree_bytes(l) on.
@@ -99,14 +99,15 @@ JT_INLINE void store_codes(uint16_t* to, Octets lower, Octets upper) {
 
 #if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
 
-// Leaves of kRows pixels in one tree. planes: kRows bytes of every channel.
-JT_INLINE void walk(const uint8_t* planes, const Question* questions, const uint8_t* tree, int64_t levels, uint16_t* codes) {
+// Leaves of kRows rows in one tree. asked(level): the bytes that are compared with thresholds of that level.
+template <class Asked>
+JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uint16_t* codes) {
   Answer answers[kDeepest];
   Octets shuffled = no_octets(), lower = no_octets(), upper = no_octets();
   times<kDeepest>([&](auto l) JT_FLAT {
     constexpr int level = decltype(l)::value;
     if (level >= levels) return;
-    answers[level] = larger(ask(planes, questions[level]), threshold_of<level>(tree + tree_bytes(level), shuffled, answers));
+    answers[level] = larger(asked(level), threshold_of<level>(tree + tree_bytes(level), shuffled, answers));
     if constexpr (level < kShuffled) shuffled = with_bit(shuffled, answers[level], level);
     if constexpr (level < 8) lower = with_bit(lower, answers[level], level);
     else upper = with_bit(upper, answers[level], level - 8);
@@ -116,15 +117,19 @@ JT_INLINE void walk(const uint8_t* planes, const Question* questions, const uint
 
 #else
 
-JT_INLINE void walk(const uint8_t* planes, const Question* questions, const uint8_t* tree, int64_t levels, uint16_t* codes) {
-  for (int64_t i = 0; i < kRows; ++i) {
-    uint32_t code = 0;
-    for (int level = 0; level < levels; ++level) {
-      const Question& q = questions[level];
-      const int32_t asked = (planes[q.first * kRows + i] + (planes[q.second * kRows + i] ^ q.flip) + 1) >> 1;
-      code |= (uint32_t)(asked > tree[tree_bytes(level) + code]) << level;
-    }
-    codes[i] = (uint16_t)code;
+JT_INLINE RowBytes ask(const uint8_t* planes, const Question& q) {
+  const uint8_t *one = planes + q.first * kRows, *other = planes + q.second * kRows;
+  RowBytes mean;
+  for (int i = 0; i < kRows; ++i) mean.row[i] = (uint8_t)((one[i] + (other[i] ^ q.flip) + 1) >> 1);
+  return mean;
+}
+
+template <class Asked>
+JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uint16_t* codes) {
+  for (int i = 0; i < kRows; ++i) codes[i] = 0;
+  for (int level = 0; level < levels; ++level) {
+    const RowBytes x = asked(level);
+    for (int i = 0; i < kRows; ++i) codes[i] = (uint16_t)(codes[i] | (x.row[i] > tree[tree_bytes(level) + codes[i]]) << level);
   }
 }
 

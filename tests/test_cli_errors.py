@@ -63,8 +63,8 @@ BAD = {
     "decay without end": ((*COMPRESS, "--weight-decay", "inf"), "weight_decay must be a number >= 0, got inf"),
     "permuted blocks": ((*CRISP, "--permute"), "--permute is for N:M, for example 2:4, not for 16x16/2:4"),
     "tables no kernel takes": (
-        (*COMPRESS, "--method", "tabconv", "--pattern", "lut9x8"),
-        "tables of 16, 32, 64, 128, 256 prototypes; write lut9 or lut9x256",
+        (*COMPRESS, "--method", "tabconv", "--pattern", "lut9x12"),
+        "prototypes must be one of 2, 4, 8, 16",
     ),
     "tables reconstructed": ((*COMPRESS, "--method", "tabconv", "--reconstruct"), "--reconstruct is for N:M"),
     "equalized floats": ((*COMPRESS, "--equalize"), "--equalize prepares for int8"),

@@ -12,7 +12,7 @@ from jettison.formats import Lut, PixelLut, pixel_lut  # noqa: E402
 from jettison.formats.pixel_lut import seen_by  # noqa: E402
 from jettison.graph import Graph  # noqa: E402
 from jettison.runtime import Session, isas  # noqa: E402
-from jettison.tabconv import pixel_fit, pixel_lookup, pixel_tree  # noqa: E402
+from jettison.tabconv import descent, pixel_lookup, pixel_tree  # noqa: E402
 from jettison.tabconv.network import Exact, TableNetwork  # noqa: E402
 from jettison.tabconv.pixel_lookup import PixelLayer, PixelLookUp  # noqa: E402
 from test_tabconv import conv, exact, images, one_thread  # noqa: E402, F401
@@ -63,7 +63,7 @@ def test_descent_solves_the_ridge_equations() -> None:
     rng, ridge = np.random.default_rng(0), 0.3
     questions, seen = np.zeros((2, 2, 2), np.int32), seen_by(4, 5, (2, 2), (1, 1), (1, 1))[0]
     codes = rng.integers(0, 4, (30, 2, 20)).astype(np.uint16)
-    layer = pixel_fit.Layer(_native.PixelLookUpLayer(questions, seen, 2, 20), _native.Pool(2), 2, codes, 12)
+    layer = descent.Layer(_native.PixelLookUpLayer(questions, seen, 2, 20), _native.Pool(2), 2, codes, 12)
     wanted, start = rng.standard_normal((30, 12, 3)).astype(np.float32), rng.standard_normal((32, 3))
     hot = np.zeros((30, 12, 32))
     for n, place, tap, g in np.ndindex(30, 12, 4, 2):
@@ -72,7 +72,7 @@ def test_descent_solves_the_ridge_equations() -> None:
     gram = hot.T @ hot
     damped = gram + np.eye(32) * ridge * gram.diagonal().mean()
     want = start + np.linalg.solve(damped, hot.T @ (wanted.reshape(-1, 3) - hot @ start))
-    np.testing.assert_allclose(pixel_fit._descend(layer, wanted, start, ridge), want, atol=1e-3)
+    np.testing.assert_allclose(descent.descend(layer, wanted, start, ridge), want, atol=1e-3)
 
 
 # ---- fitting

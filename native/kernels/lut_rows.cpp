@@ -4,16 +4,15 @@
 
 #include "../forest.h"
 #include "../table_rows.h"
+#include "../vec_walk.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace {
 
-constexpr int kLeastLevels = 4, kMostLevels = 8;
-
 Layout layout(const Problem& a, const Planes& p, const Forest& f) { return layout(a, p, f, kWide, 1); }
 
-bool accepts(const Problem& a, const Constants& c) { return has_forest(a, c, kLeastLevels, kMostLevels); }
+bool accepts(const Problem& a, const Constants& c) { return has_forest(a, c, 1, kDeepest); }
 
 int64_t packed_bytes(const Problem& a, const Constants& c) {
   const Forest f = forest(c);
@@ -31,7 +30,8 @@ void pack(const Problem& a, const Constants& c, void* out) {
 
 // What is looked up for one tile and one block.
 struct Look {
-  const uint8_t *codes, *tables;
+  const uint16_t* codes;
+  const uint8_t* tables;
   int64_t codebooks, levels;
 };
 
@@ -40,23 +40,27 @@ void finish_block(const Problem& a, const EpilogueI8& end, const BlockI8& b, con
   for (int64_t slot = 0; slot < kRows; slot += kTogether, pixel += kTogether) {
     if (*std::max_element(pixel, pixel + kTogether) < 0) continue;
     i32v acc[kTogether][OB];
-    const uint8_t* codes = l.codes + slot;
+    const uint16_t* codes = l.codes + slot;
     look_up_pixels<OB>(l.tables, l.codebooks, l.levels, b.bias, acc, [&](int64_t i, int p) JT_FLAT { return codes[i * kRows + p]; });
     finish_pixels<OB>(a, end, b, acc, pixel);
   }
 }
 
-template <int kLevels>
-void run_levels(const Call& call, int64_t job, const Forest& f) {
+void run(const Call& call, int64_t job) {
+  const Forest f = packed_forest(call, kWide);
   const Problem& a = *call.problem;
   const Task t = task(call, job, f, kWide, 1);
   const Workspace& w = t.memory;
   for_tiles(call, t, f, true, [&](int64_t, const PlaneBytes& planes) JT_FLAT {
-    for (int64_t i = 0; i < f.codebooks; ++i)
-      encode_one<kLevels>(planes, t.splits + i * kLevels, t.trees + i * tree_bytes(kLevels), w.codes + i * kRows);
+    uint16_t* const codes = (uint16_t*)w.codes;
+    for (int64_t i = 0; i < f.codebooks; ++i) {
+      const Split* splits = t.splits + i * f.levels;
+      walk([&](int64_t level) JT_FLAT { return inputs(planes, splits[level]); }, t.trees + i * tree_bytes((int)f.levels), f.levels,
+           codes + i * kRows);
+    }
     for (int64_t i = t.share.blocks.begin; i < t.share.blocks.end; ++i) {
       const BlockI8 b = block_of(call, t.at.head, t.share.image, i, kWide);
-      const Look l = {w.codes, t.tables + i * block_bytes(f.codebooks << f.levels), f.codebooks, kLevels};
+      const Look l = {codes, t.tables + i * block_bytes(f.codebooks << f.levels), f.codebooks, f.levels};
       const int64_t vectors = vectors_of(a, i, kWide);
       (vectors == 1   ? finish_block<1>
        : vectors == 2 ? finish_block<2>
@@ -64,15 +68,6 @@ void run_levels(const Call& call, int64_t job, const Forest& f) {
                       : finish_block<4>)(a, t.end, b, l, w.pixel);
     }
   });
-}
-
-void run(const Call& call, int64_t job) {
-  const Forest f = packed_forest(call, kWide);
-  (f.levels == 4   ? run_levels<4>
-   : f.levels == 5 ? run_levels<5>
-   : f.levels == 6 ? run_levels<6>
-   : f.levels == 7 ? run_levels<7>
-                   : run_levels<8>)(call, job, f);
 }
 
 double cost(const Problem& a, const Constants& c) {

@@ -115,6 +115,13 @@ struct Seen {
   uint16_t* of(int64_t row, int64_t group) const { return codes + (row * trees.groups + group) * columns; }
 };
 
+// Leaves of the kRows pixels in `planes` in the trees of one group.
+void walk_group(const Layout& at, const Trees& t, const uint8_t* packed, const uint8_t* planes, int64_t group, uint16_t* codes) {
+  const Question* questions = (const Question*)(packed + at.questions) + group * t.levels;
+  walk([&](int64_t level) JT_FLAT { return ask(planes, questions[level]); }, packed + at.trees + group * tree_bytes((int)t.levels),
+       t.levels, codes);
+}
+
 // Codes of n ≤ kRows pixels of the image from `first` on, whatever rows they lie in.
 void encode_pixels(const Call& call, const Layout& at, const Workspace& w, const Seen& seen, const uint8_t* image, int64_t first,
                    int64_t n) {
@@ -125,8 +132,7 @@ void encode_pixels(const Call& call, const Layout& at, const Workspace& w, const
   for (int64_t c = 0; c < a.c; c += kBlock) rows_to_columns((const uint8_t* const*)rows, c, w.planes + c * kRows, kRows);
   for (int64_t g = 0; g < seen.trees.groups; ++g) {
     uint16_t codes[kRows];
-    walk(w.planes, (const Question*)(packed + at.questions) + g * seen.trees.levels,
-         packed + at.trees + g * tree_bytes((int)seen.trees.levels), seen.trees.levels, codes);
+    walk_group(at, seen.trees, packed, w.planes, g, codes);
     for (int64_t i = 0; i < n;) {  // row by row
       const int64_t y = (first + i) / a.w, x = first + i - y * a.w, some = min64(n - i, a.w - x);
       if (x < seen.width) std::memcpy(seen.of(y - seen.top, g) + seen.left + x, codes + i, min64(some, seen.width - x) * sizeof(uint16_t));
@@ -145,8 +151,7 @@ void encode(const Call& call, const Layout& at, const Workspace& w, const Seen& 
   for (int64_t i = 0; i < ceil_div(a.c, kBlock) * kBlock * kRows; ++i) w.planes[i] = packed[0];  // the zero point
   for (int64_t g = 0; g < seen.trees.groups; ++g) {
     uint16_t codes[kRows];
-    walk(w.planes, (const Question*)(packed + at.questions) + g * seen.trees.levels,
-         packed + at.trees + g * tree_bytes((int)seen.trees.levels), seen.trees.levels, codes);
+    walk_group(at, seen.trees, packed, w.planes, g, codes);
     for (int64_t row = 0; row < seen.rows; ++row) {
       uint16_t* to = seen.of(row, g);
       const bool inside = seen.top + row >= begin && seen.top + row < end;

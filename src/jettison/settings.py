@@ -177,7 +177,7 @@ class Settings:
             epochs={"dense": self.dense_epochs, "qat": self.qat_epochs}.get(stage, self.epochs) if epochs is None else epochs,
             batch=self.batch,
             optimizer="adamw" if tables else "sgd",
-            lr=self.lr * {"qat": QAT_LR, "tables": job.rate(self.format)}.get(stage, 1.0),
+            lr=self.lr * {"qat": QAT_LR, "tables": job.rate(self.pattern)}.get(stage, 1.0),
             weight_decay=DENSE_WEIGHT_DECAY if first else 0.0 if tables else self.weight_decay,
             distill=self.distill if (self.teacher or tables) and not first else 0.0,
             bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time

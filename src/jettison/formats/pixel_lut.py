@@ -29,9 +29,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..errors import FormatError, PatternError
-from .lut import V_MAX, LookUp
+from .lut import PROTOTYPES, V_MAX, LookUp
 
-PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 DEFAULT_PROTOTYPES = 256
 _TEXT = re.compile(r"pixel(\d+)(?:x(\d+))?")
 

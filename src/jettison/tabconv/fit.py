@@ -24,6 +24,7 @@ from ..ptq.calibrate import whole
 from ..runtime import thread_count
 from ..spec import IMAGE_CHANNELS
 from . import pixel_fit, tables
+from .descent import Layer, solve
 from .observe import ROW_BYTES, samples, units_of, zero_of
 from .tree import grow, subspaces
 
@@ -159,12 +160,13 @@ def _by_rows(
     depth = int(np.prod(shape[1:]))
     x, wanted = samples(graph, made, op, images, min(rows, ROW_BYTES // (depth + 4 * shape[0])), seed, threads, lambda d: tell(d / 2))
     weight = graph.weight(op).reshape(shape[0], depth) * units_of(graph, op)[:, None]
-    trees = grow(x[: max(TREE_ROWS, len(x) // TREE_SHARE)], weight.reshape(shape), fmt, lambda d: tell(0.5 + d / 3))
+    trees = grow(x[: max(TREE_ROWS, len(x) // TREE_SHARE)], weight.reshape(shape), fmt, lambda d: tell(0.5 + 0.3 * d))
     code = lut.codes(x, trees.splits, trees.thresholds)
     start = tables.prototypes_times(x, code, fmt.prototypes, subspaces(shape, fmt.v), weight)
-    found, constant = tables.refine(code, fmt.prototypes, wanted, start)
+    layer = Layer.of_rows(code, fmt.levels, threads)
+    entries, constant = solve(layer, wanted[:, None], start.reshape(-1, shape[0]), lambda d: tell(0.8 + 0.2 * d))
     parts = {"splits": trees.splits, "thresholds": trees.thresholds}
-    return tables.Fitted(parts, found, constant, wanted, lambda t: lut.look_up(code, t))
+    return tables.Fitted(parts, entries.reshape(start.shape).transpose(2, 0, 1), constant, wanted, lambda t: lut.look_up(code, t))
 
 
 # How a layer of each format is fitted.

@@ -13,8 +13,8 @@ import numpy as np
 from .. import file
 from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
-from ..formats import Format, Lut, PixelLut, parse
-from ..formats.lut import NATIVE_PROTOTYPES, LookUp
+from ..formats import Format, parse
+from ..formats.lut import LookUp
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
 LR = 0.02  # share of the learning rate, as AdamW trains the tables
-LR_BY_PIXEL = 0.004  # the same where codes are those of pixels: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
+LR_BY_PROTOTYPES = 4.0  # at most so much over their number: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
 
 Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
 
 
-def rate(fmt: Format) -> float:
-    """Share of the learning rate for tables of this format."""
-    return LR_BY_PIXEL if isinstance(fmt, PixelLut) else LR
+def rate(pattern: str) -> float:
+    """Share of the learning rate for tables of these formats."""
+    fmt, others = formats_of(pattern)
+    formats = [f for f in (fmt, *others.values()) if isinstance(f, LookUp)]
+    return min(LR, LR_BY_PROTOTYPES / max((f.prototypes for f in formats), default=1))
 
 
 def budget_of(settings: Settings) -> Budget:
@@ -63,12 +65,6 @@ def check(settings: Settings) -> None:
     if wanted != made:
         what = f"pattern {settings.pattern} is made by method tabconv" if wanted else "method tabconv makes pattern lutV or pixelV"
         raise PatternError(f"{what}; write --method tabconv --pattern {settings.pattern if wanted else PATTERN}")
-    for one in (fmt, *others.values()):
-        if isinstance(one, Lut) and one.prototypes not in NATIVE_PROTOTYPES:
-            raise PatternError(
-                f"pattern {one}: kernels look up tables of {', '.join(map(str, NATIVE_PROTOTYPES))} prototypes; write lut{one.v} or "
-                f"lut{one.v}x{NATIVE_PROTOTYPES[-1]} (jettison.tabconv.fit and the reference take the others, for analysis)"
-            )
     if made and (settings.element != "int8" or settings.qat_epochs):
         raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
     if budget_of(settings).given and not made:

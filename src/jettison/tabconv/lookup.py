@@ -61,9 +61,9 @@ def _layer(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entrie
 
 
 def _native_forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """codes u8 (C, n·p·q), sums (n·p·q, k)."""
+    """codes u16 (C, n·p·q), sums (n·p·q, k)."""
     rows = len(x) * len(starts)
-    codes, sums = torch.empty(len(places), rows, dtype=torch.uint8), torch.empty(rows, entries.shape[1])
+    codes, sums = torch.empty(len(places), rows, dtype=torch.uint16), torch.empty(rows, entries.shape[1])
     layer = _layer(x, starts, places, thresholds, entries)
     layer.forward(_native.Pool(torch.get_num_threads()), ISA, x.contiguous(), codes, sums)
     return codes, sums

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
-from ..formats import Lut
-from ..formats.lut import NATIVE_PROTOTYPES
 from ..graph import Graph, Op, TensorSpec, problem
 from ..quantized import im2col
 from ..runtime import Session
@@ -128,16 +125,14 @@ def sums_observer(graph: Graph, op: Op, threads: int | None) -> Run:
 
 
 def _run(graph: Graph, source: str, last: Op, seen: TensorSpec, more: dict[str, np.ndarray], threads: int | None) -> Run:
-    """What `last` makes of `source`. Kernels do it, or for numbers of prototypes that those do not take the reference, slowly."""
+    """What `last` makes of `source`."""
     ops = [*(o for o in graph.ops if o.outputs[0] in _needed(graph, source)), last]
     kept = {o.outputs[0] for o in ops}
     tensors = {n: t for n, t in graph.tensors.items() if n in kept or n in graph.inputs} | {seen.name: seen}
     names = {n for o in ops for n in o.params.values()}
     used = {n: a for n, a in {**graph.constants, **more}.items() if n in names or n.rpartition(".")[0] in names}
     part = Graph(tuple(ops), tensors, graph.inputs, (seen.name,), used, {n: graph.layouts[n] for n in graph.inputs})
-    if all(o.format.prototypes in NATIVE_PROTOTYPES for o in ops if isinstance(o.format, Lut)):
-        return Session(part, threads=threads).run
-    return lambda *images: reference.run(part, *images)[0]
+    return Session(part, threads=threads).run
 
 
 def _needed(graph: Graph, tensor: str) -> set[str]:
