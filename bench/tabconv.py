@@ -99,6 +99,7 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
     Case("resnet20_cifar", "cifar10", "pixel8x1024", 0, epochs=5, fit_images=4096),
+    Case("resnet20_cifar", "cifar10", "pixel8x4096", 0, epochs=4, fit_images=12288),
     Case("nin", "mnist", "lut96x256", 3, include=("conv1",), saved=98.9, kept=81),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192, layers=MORE_IN_SHORTCUTS),
