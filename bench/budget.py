@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from jettison import budget, file, zoo
 from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
-from jettison.bench.target import random_inputs
+from jettison.bench.target import random_samples
 from jettison.export import export
 from jettison.formats import NM, Format, parse
 from jettison.graph import Graph, problem, weight_shape
@@ -164,7 +164,7 @@ def measure(args: argparse.Namespace, known: dict[str, Any] | None) -> None:
             path = Path(folder) / f"{name}.jettison"
             file.save(g, path)
             entrants.append(Entrant("jettison", "f32", name, path, name))
-        rows = compare(entrants, random_inputs(graph, 1, seed=0), cpus, args.runs).rows
+        rows = compare(entrants, random_samples(graph, 1, seed=0), cpus, args.runs).rows
     sizes = {name: {"macs": macs(g), "parameters": parameters(g)} for name, g in graphs.items()}
     networks = {r.pattern: {**asdict(r), **sizes[r.pattern]} for r in rows}
     content = {"formats": chosen, "layers_ms": latency, "times": networks, "time_threads": len(cpus), "batch": 1, **provenance()}

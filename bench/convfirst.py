@@ -24,7 +24,7 @@ from accuracy import locked, mean, replace_json, spread
 from jettison import file, ptq, zoo
 from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
-from jettison.bench.target import in_element, random_graph, random_inputs
+from jettison.bench.target import in_element, random_graph, random_samples
 from jettison.cli.eval import session_score
 from jettison.cli.train import save_weights
 from jettison.compression import calibration_images
@@ -130,7 +130,7 @@ def timed(size: int, args: argparse.Namespace) -> list[dict[str, Any]]:
             file.save(in_element(graph, "int8", 0), int8)
             entrants += [Entrant(engine, "f32", "dense", path, network) for engine in ENGINES]
             entrants.append(Entrant("jettison", "int8", "dense", int8, f"{network}-int8"))
-        result = compare(entrants, random_inputs(graph, 1, 0), processors(args.threads), args.runs)
+        result = compare(entrants, random_samples(graph, 1, 0), processors(args.threads), args.runs)
     if result.absent:
         raise SystemExit(f"{result.absent[0].engine} could not be measured: {result.absent[0].reason}")
     return [{"network": e.weights.removesuffix("-int8"), "size": size, **asdict(t)} for e, t in zip(entrants, result.rows)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from jettison import file
 from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
-from jettison.bench.target import in_element, networks, random_graph, random_inputs
+from jettison.bench.target import in_element, networks, random_graph, random_samples
 from jettison.file import replace
 from jettison.formats import Dense, parse
 from jettison.graph import Graph, problem, weight_shape
@@ -57,8 +57,8 @@ def main() -> None:
         for pattern, path in paths.items()
         for engine in ("jettison", *(ENGINES if pattern == "dense" else ()))
     ]
-    inputs = random_inputs(file.load(paths["dense"]), 1, seed=0)
-    found = compare(entrants, inputs, processors(args.threads), args.runs, patience_s=args.patience)
+    samples = random_samples(file.load(paths["dense"]), 1, seed=0)
+    found = compare(entrants, samples, processors(args.threads), args.runs, patience_s=args.patience)
     sweep = {**asdict(found), "left": {pattern: left(file.load(path)) for pattern, path in paths.items()}}
     sizes = json.loads((args.state / f"{args.element}-files.json").read_text())
     result = {

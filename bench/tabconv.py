@@ -14,7 +14,7 @@ tables; accuracy of the last epoch on the whole test set. It may be killed at an
 
 Rivals are CRISP's blocks with N:M inside (hybrid), trained on all classes from the same dense network for as many epochs.
 
-Time: one image, dense int8, N:M int8, hybrid int8, tables, and dense int8 in ONNX Runtime, in turns in one run.
+Time: one test image, another in each run, dense int8, N:M int8, hybrid int8, tables, and dense int8 in ONNX Runtime, in turns in one run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from accuracy import replace_json
 
 from jettison import file, tabconv
 from jettison.bench import Entrant, compare, processors
 from jettison.bench.machine import provenance
-from jettison.bench.target import random_inputs
+from jettison.bench.target import SAMPLED
 from jettison.cli.eval import session_score
 from jettison.compression import Compressed, compress
 from jettison.errors import JettisonError
@@ -42,7 +43,7 @@ from jettison.runtime import Session
 from jettison.settings import Settings
 from jettison.spec import WEIGHTED, check
 from jettison.training import device_of
-from jettison.training.data import DataSet, load
+from jettison.training.data import DataSet, load, normalise, test_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "tabconv.json"
@@ -249,10 +250,17 @@ def time(case: Case, args: argparse.Namespace) -> None:
         networks |= {label: path for label, path in rivals.items() if path.is_file()}
         entrants = [Entrant("jettison", "int8", pattern, path, pattern) for pattern, path in networks.items()]
         entrants.append(Entrant("onnxruntime", "int8", "dense", int8, "dense"))
-        found = compare(entrants, random_inputs(graph, 1, 0), processors(args.threads), args.runs)
+        found = compare(entrants, samples(case, args), processors(args.threads), args.runs)
     print(case.name, *(f"{r.engine} {r.pattern} {r.median_ms:.3f}" for r in found.rows))
     mine = {"ms": [asdict(r) for r in found.rows], "timed": {"threads": args.threads, "batch": 1, **provenance()}}
     replace_json(record, json.loads(record.read_text()) | mine)
+
+
+def samples(case: Case, args: argparse.Namespace) -> list[tuple[np.ndarray, ...]]:
+    """Test images, one to a run: of random ones codes would be others, and with one alone all that is looked up would be in the caches."""
+    data = load(case.data, args.data_dir / FOLDERS[case.data])
+    images, _ = next(iter(test_batches(data, SAMPLED)))
+    return [(image[None],) for image in normalise(images, data).numpy()]
 
 
 def magnitude(graph: Graph, fmt: NM) -> Graph:

@@ -13,12 +13,12 @@ import pytest
 
 from graphs import small
 from jettison import file, reference
-from jettison.bench import Entrant, compare, processors, provenance
+from jettison.bench import Entrant, compare, processors, provenance, worker
 from jettison.bench.comparison import TURN, quiet_timings, relative_error, timings
 from jettison.bench.pipe import receive, send
 from jettison.bench.process import Worker, WorkerFailed
 from jettison.bench.quiet import Probe
-from jettison.bench.target import densified, networks, pattern_of, random_graph, random_inputs
+from jettison.bench.target import SAMPLED, densified, networks, pattern_of, random_graph, random_inputs, random_samples
 from jettison.errors import FileError, InputError, KernelError, MissingExtra, VerificationError
 from jettison.formats import NM, Dense
 from jettison.peers import ENGINES
@@ -31,7 +31,7 @@ def saved(tmp_path):
     """A small file and inputs for it."""
     path = tmp_path / "small.jettison"
     file.save(small(), path)
-    return path, random_inputs(small(), 2, seed=1)
+    return path, random_samples(small(), 2, seed=1)
 
 
 def entrant(path, engine="jettison", element="f32", weights="w"):
@@ -191,31 +191,54 @@ def test_an_engine_that_dies_while_it_is_timed_leaves_the_others_their_times(sav
 
 def test_a_worker_is_pinned_and_ends_with_its_context(saved):
     path, inputs = saved
-    with Worker("jettison", "f32", path, inputs, ONE) as worker:
-        pid = worker._process.pid
+    with Worker("jettison", "f32", path, inputs, ONE) as other:
+        pid = other._process.pid
         if hasattr(os, "sched_getaffinity"):
             assert os.sched_getaffinity(pid) == set(ONE)
             assert os.sched_getaffinity(0) != set(ONE) or len(processors(None)) == 1
-        assert len(worker.times_ms(3)) == 3
-        want = reference.run(small(), *inputs)
-        assert relative_error(worker.outputs, want) <= 1e-5
+        assert len(other.times_ms(3)) == 3
+        assert len(other.outputs) == len(inputs) == SAMPLED // 2
+        for got, sample in zip(other.outputs, inputs):
+            assert relative_error(got, reference.run(small(), *sample)) <= 1e-5
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
+def test_runs_take_one_sample_after_the_other(monkeypatch):
+    """Look-ups on one input alone would find their tables in the caches."""
+    graph, seen = small(), []
+    samples = random_samples(graph, 30, seed=0)
+
+    class Spy:
+        def prepare(self):
+            return lambda graph, samples, element, threads: lambda i: seen.append(i) or (samples[i][0],)
+
+    monkeypatch.setitem(ENGINES, "jettison", Spy())
+    monkeypatch.setattr(worker, "UNTIMED_S", 0.0)
+    monkeypatch.setattr(file, "load", lambda path: graph)
+    requests, answers = io.BytesIO(), io.BytesIO()
+    setup = {"engine": "jettison", "element": "f32", "graph": "", "threads": 1, "samples": len(samples)}
+    send(requests, setup, [x for sample in samples for x in sample])
+    send(requests, {"runs": 3})
+    requests.seek(0)
+    with pytest.raises(EOFError):
+        worker.serve(requests, answers)
+    assert len(samples) == 2 and seen == [0, 1, 0, 1, 0, 1, 0]
+
+
 def test_a_worker_that_dies_leaves_its_last_words(saved):
     path, inputs = saved
-    with Worker("jettison", "f32", path, inputs, ONE) as worker:
-        worker._process.kill()
+    with Worker("jettison", "f32", path, inputs, ONE) as other:
+        other._process.kill()
         with pytest.raises(WorkerFailed, match="its process ended: exit code -9"):
-            worker.times_ms(1)
+            other.times_ms(1)
 
 
 def test_a_damaged_file_is_the_users_error_in_the_worker_too(tmp_path):
     path = tmp_path / "bad.jettison"
     path.write_bytes(b"not a file")
     with pytest.raises(WorkerFailed, match=r"is not a \.jettison file") as e:
-        Worker("jettison", "f32", path, random_inputs(small(), 1, 0), ONE)
+        Worker("jettison", "f32", path, random_samples(small(), 1, 0), ONE)
     assert e.value.expected
 
 

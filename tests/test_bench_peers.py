@@ -112,7 +112,7 @@ def test_every_kind_and_activation_has_a_lowering_and_a_case():
 @pytest.mark.parametrize("case", CASES)
 def test_onnx_means_what_the_reference_means(case):
     graph, xs = one_op(*CASES[case])
-    agree(ort_engine.prepare(graph, tuple(xs), "f32", 1)(), reference.run(graph, *xs))
+    agree(ort_engine.prepare(graph, [tuple(xs)], "f32", 1)(0), reference.run(graph, *xs))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -126,11 +126,11 @@ def test_torch_means_what_the_reference_means(case):
 def test_sparse_weights_reach_every_engine_decoded():
     graph, x = small(), np.random.default_rng(1).standard_normal((N, 4, 5, 6)).astype(np.float32)
     want = reference.run(graph, x)
-    agree(ort_engine.prepare(graph, (x,), "f32", 1)(), want)
+    agree(ort_engine.prepare(graph, [(x,)], "f32", 1)(0), want)
     pytest.importorskip("openvino")
     from jettison.peers import openvino
 
-    agree(openvino.prepare(graph, (x,), "f32", 1)(), want)
+    agree(openvino.prepare(graph, [(x,)], "f32", 1)(0), want)
 
 
 def test_an_engine_says_why_it_cannot_run():

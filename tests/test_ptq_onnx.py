@@ -57,7 +57,7 @@ def test_every_kind_in_int8_means_in_onnx_what_the_reference_means(case):
     q = ptq.quantize(graph, tuple(xs))
     model = onnx_model(q, N)
     onnx.checker.check_model(model)
-    for got, want in zip(ort_engine.prepare(q, tuple(xs), "int8", 1)(), reference.run(q, *xs)):
+    for got, want in zip(ort_engine.prepare(q, [tuple(xs)], "int8", 1)(0), reference.run(q, *xs)):
         residual = 2 if "residual" in case else 1  # the branch is rounded once more
         assert np.abs(got - want).max() <= residual * STEPS * step(q) + 1e-5 * np.abs(want).max()
 
@@ -79,7 +79,7 @@ def test_inductor_computes_the_layers_in_integers():
 
     q = seven_bits(ptq.quantize(small(NM(1, 4)), images(16)))
     counters.clear()
-    got = inductor.prepare(q, (images(),), "int8", 1)()[0]
+    got = inductor.prepare(q, [(images(),)], "int8", 1)(0)[0]
     want = reference.run(q, images())[0]
     assert np.abs(got - want).max() < 0.03 * np.abs(want).max()
     assert counters["inductor"]["qconv_weight_prepack_matcher_count"] == 2
@@ -94,7 +94,7 @@ def test_a_small_network_agrees_in_both_engines():
 
         engines.append((openvino, seven_bits(full)))
     for engine, q in engines:
-        got = engine.prepare(q, (images(),), "int8", 1)()[0]
+        got = engine.prepare(q, [(images(),)], "int8", 1)(0)[0]
         want = reference.run(q, images())[0]
         assert np.abs(got - want).max() < 0.03 * np.abs(want).max(), engine.__name__
 

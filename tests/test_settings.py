@@ -57,9 +57,10 @@ def test_a_ramp_ends_within_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "share"), [("lut9", 0.02), ("lut9x64", 0.02), ("pixel8x1024", 4 / 1024), ("lut9,layer3.*=lut9x4096", 4 / 4096)]
+    ("pattern", "share"),
+    [("lut9", 0.02), ("lut9x64", 0.02), ("pixel8x1024", 4 / 1024), ("lut9x4096", 0.02), ("lut9,layer3.*=pixel8x4096", 4 / 4096)],
 )
-def test_deep_trees_learn_slowly(pattern: str, share: float) -> None:
+def test_deep_trees_of_pixels_learn_slowly(pattern: str, share: float) -> None:
     """The largest number of prototypes decides."""
     settings = Settings("resnet20_cifar", pattern, "tabconv", weights="w.safetensors", epochs=1, element="int8", lr=0.1)
     assert settings.recipe("tables").lr == pytest.approx(0.1 * share)

@@ -169,12 +169,13 @@ class Session:
         self._prepared(n).program.run(arrays, outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
-        """Time of every step: the input's change of layout, each op, the outputs' change of layout."""
+    def profile(self, *inputs: Any, runs: int = 20, warm: bool = True) -> list[LayerTime]:
+        """Time of every step: the input's change of layout, each op, the outputs' change of layout. warm: run once before."""
         arrays, n = accept(self.graph, inputs)
         outputs = empty_outputs(self.graph, n)
         prepared = self._prepared(n)
-        prepared.program.run(arrays, outputs)
+        if warm:
+            prepared.program.run(arrays, outputs)
         rows = [("input:" + t, "layout") for t in self._running.inputs if t not in self._quantizers]
         rows += [(op.name, op.kind) for op in self._running.ops if op.kind != "reshape"]
         rows += [("output:" + t, "layout") for t in self._running.outputs]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import cycle
 
 from ..bench.machine import describe
+from ..peers import Sample
 from ..runtime import LayerTime, Session, spread_ms
 from .machine import Machine
 from .probe import probe
@@ -31,17 +31,20 @@ class Measured:
         return {t.name: t.median_ms for t in self.layers}
 
 
-def measure(session: Session, inputs: Sequence[np.ndarray], runs: int) -> Measured:
+def measure(session: Session, samples: Sequence[Sample], runs: int) -> Measured:
     """Runs with and without a clock around every kernel, in turns, each after one that does not count.
 
-    What happens between runs would else be counted as the network's: threads that sleep, caches that hold something else.
+    What happens between runs would else be counted as the network's: threads that sleep, caches that hold something else. Each run takes
+    the next of `samples`, as `bench.compare`'s do.
     """
-    layers, whole = [], []
+    layers, whole, inputs = [], [], cycle(samples)
     for _ in range(runs):
-        layers.append(session.profile(*inputs, runs=1))  # runs once before
-        session.run(*inputs)
+        session.run(*next(inputs))
+        layers.append(session.profile(*next(inputs), runs=1, warm=False))
+        session.run(*next(inputs))
+        sample = next(inputs)
         start = time.perf_counter_ns()
-        session.run(*inputs)
+        session.run(*sample)
         whole.append((time.perf_counter_ns() - start) / 1e6)
     rows = (LayerTime(steps[0].name, steps[0].kind, *spread_ms([s.median_ms for s in steps])) for steps in zip(*layers))
     return Measured(tuple(rows), *spread_ms(whole))

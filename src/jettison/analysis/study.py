@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..bench.target import random_inputs
+from ..bench.target import random_samples
 from ..graph import Graph
 from ..runtime import Session
 from .load import Load
@@ -61,7 +61,7 @@ def measured(
     limits = only(machine, session.isa) if machine else this_machine(threads, session.isa)
     shared = [sharing_now(threads, session.isa)]
     tell("measuring", 0.2)
-    found = measure(session, random_inputs(graph, batch, seed=0), runs)
+    found = measure(session, random_samples(graph, batch, seed=0), runs)
     counted = works(graph, batch, groups=session.groups(batch))
     analysis = waterline(counted, limits, threads, found.times_ms, found.median_ms)
     rows: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ def measured(
 def _changed(session: Session, change: Change, limits: Machine, n: int, runs: int, baseline: Baseline, check: bool) -> dict[str, Any]:
     counted = works(session.graph, n, groups=session.groups(n))
     times = predicted_ms(baseline, counted, session.profile_apart(n))
-    found = measure(session, random_inputs(session.graph, n, seed=0), runs) if check else None
+    found = measure(session, random_samples(session.graph, n, seed=0), runs) if check else None
     analysis = waterline(counted, limits, session.threads, found.times_ms if found else None, found.median_ms if found else None)
     kernels = [
         {"name": box.work.name, "bound_ms": box.bound_ms("cached"), "predicted_ms": times[box.work.name], "measured_ms": box.measured_ms}

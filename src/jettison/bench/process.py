@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from ..peers import Sample
 from .pipe import receive, send
 
 # read by the thread pools of OpenMP, MKL, OpenBLAS and NumExpr when they are loaded
@@ -31,19 +32,19 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One engine with one network, loaded and run once: `outputs`. One thread per processor in `cpus`.
+    """One engine with one network, loaded and run once for each sample: `outputs`. One thread per processor in `cpus`.
 
     limits: environment that keeps the engine to an instruction set. Use as a context. Errors: WorkerFailed.
     """
 
-    outputs: tuple[np.ndarray, ...]
+    outputs: list[tuple[np.ndarray, ...]]
 
     def __init__(
         self,
         engine: str,
         element: str,
         graph: Path,
-        inputs: Sequence[np.ndarray],
+        samples: Sequence[Sample],
         cpus: Sequence[int],
         limits: Mapping[str, str] | None = None,
     ) -> None:
@@ -58,8 +59,10 @@ class Worker:
                 env=environment,
             )
         try:
-            setup = {"engine": engine, "element": element, "graph": str(graph), "threads": len(cpus)}
-            _, self.outputs = self._ask(setup, inputs)
+            setup = {"engine": engine, "element": element, "graph": str(graph), "threads": len(cpus), "samples": len(samples)}
+            _, arrays = self._ask(setup, [x for sample in samples for x in sample])
+            each = len(arrays) // len(samples)
+            self.outputs = [arrays[i : i + each] for i in range(0, len(arrays), each)]
         except BaseException:
             self.close()
             raise

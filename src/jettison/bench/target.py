@@ -11,6 +11,7 @@ from .. import file, ptq
 from ..errors import InputError, MissingExtra
 from ..formats import Dense, Format
 from ..graph import Graph
+from ..peers import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def networks(target: str, patterns: list[Format], image_size: int | None, seed: 
     return [Network(pattern, in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
 
 
+SAMPLED = 64  # images that runs of one measurement take in turns
 CALIBRATED = 8  # random images that decide the ranges of activations when int8 is only timed
 
 
@@ -124,6 +126,11 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
     except Exception as e:  # code of the user's
         raise InputError(f"{name} does not run on images {c}×{h}×{w}: {type(e).__name__}: {e}; choose another --size or mend it") from e
     return export(model.eval(), (c, h, w), formats)
+
+
+def random_samples(graph: Graph, batch: int, seed: int) -> list[Sample]:
+    """Inputs of as many runs as together have `SAMPLED` images."""
+    return [random_inputs(graph, batch, seed + i) for i in range(max(1, SAMPLED // batch))]
 
 
 def random_inputs(graph: Graph, batch: int, seed: int) -> tuple[np.ndarray, ...]:

@@ -1,8 +1,8 @@
 """One engine in a process of its own: `python -m jettison.bench.worker`, spoken to through stdin and stdout.
 
-First message: {engine, element, threads, graph: path of a .jettison file} and the inputs; answer: {} and the
-outputs. Then {runs: n} as often as wanted; answer: {ms: [n times]}. Any failure: {error: text, expected: is it a
-JettisonError}, and the end.
+First message: {engine, element, threads, samples: how many, graph: path of a .jettison file} and the inputs of all samples, one after
+the other; answer: {} and their outputs. Then {runs: n} as often as wanted; answer: {ms: [n times]}. Every run takes the next sample.
+Any failure: {error: text, expected: is it a JettisonError}, and the end.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import BinaryIO
+from itertools import cycle
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
 
 from ..errors import JettisonError
 from .pipe import receive, send
+
+if TYPE_CHECKING:
+    from ..peers import Run
 
 # A turn starts with runs that are not timed, at least so many and for so long: they wake threads, refill the caches and let the clock
 # rise. Equally long for all, or a fast network would be timed at a lower clock than a slow one.
@@ -36,22 +41,25 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     from .. import file
     from ..peers import ENGINES
 
-    setup, inputs = receive(requests)
+    setup, arrays = receive(requests)
+    each = len(arrays) // setup["samples"]
+    samples = [arrays[i : i + each] for i in range(0, len(arrays), each)]
     prepare = ENGINES[setup["engine"]].prepare()
-    run = prepare(file.load(setup["graph"]), inputs, setup["element"], setup["threads"])
-    send(answers, {}, run())
+    run = prepare(file.load(setup["graph"]), samples, setup["element"], setup["threads"])
+    send(answers, {}, [np.copy(y) for i in range(len(samples)) for y in run(i)])
+    numbers = cycle(range(len(samples)))
     while True:
         request, _ = receive(requests)
         start, untimed = time.perf_counter(), 0
         while untimed < UNTIMED or time.perf_counter() - start < UNTIMED_S:
-            run()
+            run(next(numbers))
             untimed += 1
-        send(answers, {"ms": [_time(run) for _ in range(request["runs"])]})
+        send(answers, {"ms": [_time(run, next(numbers)) for _ in range(request["runs"])]})
 
 
-def _time(run: Callable[[], object]) -> float:
+def _time(run: Run, number: int) -> float:
     start = time.perf_counter_ns()
-    run()
+    run(number)
     return (time.perf_counter_ns() - start) / 1e6
 
 

@@ -14,6 +14,8 @@ from ..errors import InputError
 from .tables import Json, Output, interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..bench.comparison import Comparison, Entrant
     from ..bench.target import Network
     from ..formats import Format
@@ -60,7 +62,7 @@ def bench(
         jettison bench resnet50 --element int8 --against openvino --isa avx2
     """
     from ..bench import compare, processors
-    from ..bench.target import networks, random_inputs
+    from ..bench.target import networks, random_samples
     from ..runtime import isas
 
     output = Output(json)
@@ -77,10 +79,10 @@ def bench(
         found = networks(target, formats, image_size, seed, element)
         if engines and all(network.pattern != "dense" for network in found):
             raise InputError(f"{target} holds table look-ups, which other engines cannot run; write --against none")
-        inputs = random_inputs(found[0].graph, batch, seed)
-        result = compare(_entrants(found, engines, element, Path(folder)), inputs, cpus, runs, tell, isa, patience)
+        samples = random_samples(found[0].graph, batch, seed)
+        result = compare(_entrants(found, engines, element, Path(folder)), samples, cpus, runs, tell, isa, patience)
     _show(output, result, f"{target}, batch {batch}, {len(cpus)} threads" + (f", {isa}" if isa else ""))
-    output.save(_json(result, target, batch, len(cpus), inputs, isa))
+    output.save(_json(result, target, batch, len(cpus), samples[0], isa))
 
 
 def _patterns(text: str) -> list[Format]:
@@ -156,7 +158,7 @@ def _show(output: Output, result: Comparison, title: str) -> None:
         output.say(f"{a.engine} ({a.element}, {a.pattern}) not measured: {a.reason}")
 
 
-def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Any, isa: str | None) -> dict[str, Any]:
+def _json(result: Comparison, target: str, batch: int, threads: int, inputs: Sequence[Any], isa: str | None) -> dict[str, Any]:
     from ..bench.machine import provenance
 
     return {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..training.data import DataSet
 
 EVAL_BATCH = 100
+LAYER_RUNS = 20  # that a picture of layers shows the median of
 SLOWEST = 16  # layers in the picture
 DENSE = "dense"
 
@@ -280,7 +281,7 @@ def _measure(
     """Accuracy of all networks as they run, the file written, then the time of all in turns."""
     from .. import file
     from ..bench import Entrant, compare
-    from ..bench.target import random_inputs
+    from ..bench.target import random_samples
     from ..runtime import Session
     from .eval import session_score
 
@@ -293,21 +294,22 @@ def _measure(
             file.save(graphs[label], path, _meta(settings, images, accuracy, result.kept_float) if path == out else None)
         elements = {label: graph.element for label, graph in graphs.items()}
         entrants = [Entrant("jettison", elements[label], label, path, label) for label, path in paths.items()]
-        timing = compare(entrants, random_inputs(graphs[DENSE], batch, settings.seed), cpus, runs, tell)
+        timing = compare(entrants, random_samples(graphs[DENSE], batch, settings.seed), cpus, runs, tell)
         sizes = {label: path.stat().st_size for label, path in paths.items()}
     return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
 
 
 def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of every convolution and linear layer in all networks, slowest first."""
+    from ..analysis.measure import measure
     from ..bench.process import pinned
-    from ..bench.target import random_inputs
+    from ..bench.target import random_samples
     from ..runtime import Session
 
     times: dict[str, dict[str, float]] = {}
     with pinned(cpus):
         for label, graph in graphs.items():
-            for t in Session(graph, threads=len(cpus)).profile(*random_inputs(graph, batch, seed=0)):
+            for t in measure(Session(graph, threads=len(cpus)), random_samples(graph, batch, seed=0), LAYER_RUNS).layers:
                 if t.kind in WEIGHTED:
                     times.setdefault(t.name, {})[label] = t.median_ms
     shared = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}

@@ -49,7 +49,7 @@ def explain(
     from ..bench import processors
     from ..bench.machine import provenance
     from ..bench.process import pinned
-    from ..bench.target import random_inputs
+    from ..bench.target import random_samples
     from ..runtime import Session
     from ..timings import Timings
 
@@ -61,7 +61,7 @@ def explain(
     with pinned(cpus):
         session = Session(file, threads=len(cpus), tune=Timings.load(again=again) if tune else False)
         limits = only(given, session.isa) if given else this_machine(session.threads, session.isa)
-        measured = measure(session, random_inputs(session.graph, batch, seed=0), runs)
+        measured = measure(session, random_samples(session.graph, batch, seed=0), runs)
     todo = works(session.graph, batch, groups=session.groups(batch))
     analysis = waterline(todo, limits, session.threads, measured.times_ms, measured.median_ms)
     layers = _rows(session.layers(batch), analysis.boxes, measured.times_ms)

@@ -2,17 +2,17 @@
 
 Each is one file with one function,
 
-    prepare(graph, inputs, element, threads) -> run,   run() -> outputs
+    prepare(graph, samples, element, threads) -> run,   run(i) -> outputs of samples[i]
 
-called in a process of its own (`jettison.bench.worker`). `run` takes nothing: whatever an engine
-wants done to its inputs once (layout, device) has been done. Outputs are in the user's layout.
+called in a process of its own (`jettison.bench.worker`). A sample is all inputs of one run. `run` takes its number alone: whatever an
+engine wants done to inputs once (layout, device) has been done. Outputs are in the user's layout.
 
 To add an engine: one file here, one line in `ENGINES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, util
 
@@ -21,10 +21,11 @@ import numpy as np
 from ..graph import Graph
 from ..runtime import isas
 
-__all__ = ["ENGINES", "Engine", "Run"]
+__all__ = ["ENGINES", "Engine", "Run", "Sample"]
 
-Run = Callable[[], tuple[np.ndarray, ...]]
-Prepare = Callable[[Graph, tuple[np.ndarray, ...], str, int], Run]
+Sample = tuple[np.ndarray, ...]
+Run = Callable[[int], tuple[np.ndarray, ...]]
+Prepare = Callable[[Graph, Sequence[Sample], str, int], Run]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,30 +7,32 @@ https://docs.pytorch.org/docs/stable/torch.compiler.html
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch._inductor.config
 
 from ..graph import Graph
-from . import Run
+from . import Run, Sample
 from .torch_model import TorchModel
 
 
-def prepare(graph: Graph, inputs: tuple[np.ndarray, ...], element: str, threads: int) -> Run:
+def prepare(graph: Graph, samples: Sequence[Sample], element: str, threads: int) -> Run:
     torch.set_num_threads(threads)
     torch._inductor.config.freezing = True
     model = TorchModel(graph).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tensors = tuple(_last(torch.from_numpy(x)) for x in inputs)
+    tensors = [tuple(_last(torch.from_numpy(x)) for x in inputs) for inputs in samples]
     bf16 = element == "bf16"
     compiled = torch.compile(model)
 
     @torch.inference_mode()
-    def run() -> tuple[np.ndarray, ...]:
+    def run(i: int) -> tuple[np.ndarray, ...]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            outputs = compiled(*tensors)
+            outputs = compiled(*tensors[i])
         return tuple(y.float().numpy() for y in outputs)
 
-    run()  # compiles
+    run(0)  # compiles
     return run
 
 

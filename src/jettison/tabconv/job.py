@@ -13,7 +13,7 @@ import numpy as np
 from .. import file
 from ..bench.process import pinned
 from ..errors import PatternError, QuantizationError, TrainingError
-from ..formats import Format, parse
+from ..formats import Format, PixelLut, parse
 from ..formats.lut import LookUp
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 METHOD = "tabconv"  # none of `METHODS`: in the end there are no weights
 PATTERN = "lut9"  # where none is named
 LR = 0.02  # share of the learning rate, as AdamW trains the tables
-LR_BY_PROTOTYPES = 4.0  # at most so much over their number: a leaf of a deep tree is seldom reached, and its gradient is mostly noise
+LR_BY_PIXEL = 4.0  # over the number of prototypes, if that is less, where codes are those of pixels: these start so near that noise counts
 
 Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
 
@@ -36,8 +36,7 @@ Watch = Callable[[], AbstractContextManager[Callable[[str, float], None]]]
 def rate(pattern: str) -> float:
     """Share of the learning rate for tables of these formats."""
     fmt, others = formats_of(pattern)
-    formats = [f for f in (fmt, *others.values()) if isinstance(f, LookUp)]
-    return min(LR, LR_BY_PROTOTYPES / max((f.prototypes for f in formats), default=1))
+    return min([LR, *(LR_BY_PIXEL / f.prototypes for f in (fmt, *others.values()) if isinstance(f, PixelLut))])
 
 
 def budget_of(settings: Settings) -> Budget:
