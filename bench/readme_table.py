@@ -180,6 +180,12 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             out.append(
                 f"| {cells} | {p['f32']:.2f} → {p['tables']:.2f} | {kept} | {storage} | {' | '.join(ms.get(w, '–') for w in wanted)} |\n"
             )
+        timed = [row["timed"] for row in r["tabconv"] if row["ms"]]
+        fitted = [f"{row['network']} {row['pattern']}" for row in r["tabconv"] if row["ms"] and row["timed"].get("network")]
+        for where in dict.fromkeys(machine(t).rstrip(":") for t in timed):
+            out.append(f"\nMilliseconds: {where}, another test image in each run.\n")
+        if fitted:
+            out.append(f"\nTimed as fitted anew, in the same formats, as the trained networks are no longer there: {', '.join(fitted)}.\n")
         for row in r["tabconv"]:
             if row.get("layers"):
                 out.append(f"\n{row['network']} on {row['data']} by layer: `{','.join((row['pattern'], *row['layers']))}`\n")
