@@ -159,6 +159,10 @@ def lut(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(tables)
 
 
+def table_pattern(row: dict[str, Any]) -> str:
+    return row["pattern"] + ", by layer" * bool(row.get("layers"))
+
+
 def tabconv(results: dict[str, dict[str, Any]]) -> str:
     """A line for each network; in brackets what the paper reports. Below: patterns that differ from layer to layer."""
     out = []
@@ -175,17 +179,17 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             storage = " → ".join(f"{row['storage_bytes'][k] / 1000:.0f}" for k in ("int8", "tables"))
             ms = {(t["engine"], t["pattern"]): f"{t['median_ms']:.3f}" for t in row["ms"] or []}
             wanted = (("jettison", "dense"), ("jettison", "1:4"), ("jettison", row["pattern"]), ("onnxruntime", "dense"))
-            pattern = row["pattern"] + ", by layer" * bool(row.get("layers"))
+            pattern = table_pattern(row)
             cells = f"[{row['network']}]({name}) | {row['data']} | {pattern}, {row['epochs']} epochs | {saved}"
             out.append(
                 f"| {cells} | {p['f32']:.2f} → {p['tables']:.2f} | {kept} | {storage} | {' | '.join(ms.get(w, '–') for w in wanted)} |\n"
             )
         timed = [row["timed"] for row in r["tabconv"] if row["ms"]]
-        fitted = [f"{row['network']} {row['pattern']}" for row in r["tabconv"] if row["ms"] and row["timed"].get("network")]
+        fitted = [f"{row['network']} {table_pattern(row)}" for row in r["tabconv"] if row["ms"] and row["timed"].get("network")]
         for where in dict.fromkeys(machine(t).rstrip(":") for t in timed):
             out.append(f"\nMilliseconds: {where}, another test image in each run.\n")
         if fitted:
-            out.append(f"\nTimed as fitted anew, in the same formats, as the trained networks are no longer there: {', '.join(fitted)}.\n")
+            out.append(f"\nTimed as fitted anew, in the same formats, as the trained networks are no longer there: {'; '.join(fitted)}.\n")
         for row in r["tabconv"]:
             if row.get("layers"):
                 out.append(f"\n{row['network']} on {row['data']} by layer: `{','.join((row['pattern'], *row['layers']))}`\n")

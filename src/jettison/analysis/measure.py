@@ -31,7 +31,7 @@ class Measured:
         return {t.name: t.median_ms for t in self.layers}
 
 
-def measure(session: Session, samples: Sequence[Sample], runs: int) -> Measured:
+def measure(session: Session, samples: Sequence[Sample], runs: int = 20) -> Measured:
     """Runs with and without a clock around every kernel, in turns, each after one that does not count.
 
     What happens between runs would else be counted as the network's: threads that sleep, caches that hold something else. Each run takes

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..training.data import DataSet
 
 EVAL_BATCH = 100
-LAYER_RUNS = 20  # that a picture of layers shows the median of
 SLOWEST = 16  # layers in the picture
 DENSE = "dense"
 
@@ -292,8 +291,7 @@ def _measure(
         paths = {label: out if label == written else Path(folder) / f"{i}.jettison" for i, label in enumerate(graphs)}
         for label, path in paths.items():
             file.save(graphs[label], path, _meta(settings, images, accuracy, result.kept_float) if path == out else None)
-        elements = {label: graph.element for label, graph in graphs.items()}
-        entrants = [Entrant("jettison", elements[label], label, path, label) for label, path in paths.items()]
+        entrants = [Entrant("jettison", graphs[label].element, label, path, label) for label, path in paths.items()]
         timing = compare(entrants, random_samples(graphs[DENSE], batch, settings.seed), cpus, runs, tell)
         sizes = {label: path.stat().st_size for label, path in paths.items()}
     return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
@@ -309,7 +307,7 @@ def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[
     times: dict[str, dict[str, float]] = {}
     with pinned(cpus):
         for label, graph in graphs.items():
-            for t in measure(Session(graph, threads=len(cpus)), random_samples(graph, batch, seed=0), LAYER_RUNS).layers:
+            for t in measure(Session(graph, threads=len(cpus)), random_samples(graph, batch, seed=0)).layers:
                 if t.kind in WEIGHTED:
                     times.setdefault(t.name, {})[label] = t.median_ms
     shared = {name: ms for name, ms in times.items() if len(ms) == len(graphs)}
