@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from jettison import ptq, reference, tabconv  # noqa: E402
+from jettison.compression import calibration_images, fitting_images  # noqa: E402
 from jettison.errors import InputError, TabConvError  # noqa: E402
 from jettison.export import export  # noqa: E402
 from jettison.formats import Dense, Lut  # noqa: E402
@@ -24,6 +25,8 @@ from jettison.tabconv import (  # noqa: E402
     tree,
 )
 from jettison.tabconv.network import PULLED, Exact, TableNetwork  # noqa: E402
+from jettison.training.data import DataSet  # noqa: E402
+from jettison.training.data.dataset import Split  # noqa: E402
 
 
 class Net(nn.Module):
@@ -111,7 +114,7 @@ def test_subspaces_follow_channels_and_cover_every_input_once() -> None:
 
 def test_ridge_takes_back_what_codebooks_alone_get_wrong() -> None:
     rng = np.random.default_rng(0)
-    code = rng.integers(0, 4, (500, 3))
+    code = rng.integers(0, 4, (5000, 3))
     code[:, 2] = code[:, 1]  # two codebooks that always agree
     truth = rng.standard_normal((3, 4, 2))
     wanted = np.stack([truth[0, a] + truth[1, b] for a, b, _ in code]).astype(np.float32)
@@ -445,3 +448,14 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     ):
         code, said = call(*command, *options)
         assert code == 2 and words in said, said
+
+
+def test_beyond_all_training_images_tables_are_fitted_to_augmented_ones() -> None:
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (20, 16, 16, 1), dtype=np.uint8), np.zeros(20, np.int64))
+    data = DataSet("toy", split, split, ("one",), 16, (0.0,), (1.0,), flip=False)
+    few, many = fitting_images(data, 12, seed=3), fitting_images(data, 50, seed=3)
+    plain = {image.tobytes() for image in calibration_images(data, 20, seed=0)}
+    assert len(few) == 12 and {image.tobytes() for image in few} <= plain
+    assert len(many) == 50 and {image.tobytes() for image in many[:20]} == plain
+    assert len({image.tobytes() for image in many[20:]} - plain) > 20  # but for those cut where they were

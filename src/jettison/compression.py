@@ -136,7 +136,7 @@ def compress(
     if settings.method == job.METHOD:
         graph, error = _exported(dense, {}, settings, mine)
         int8, kept = _quantized(graph, settings, mine)
-        seen = lambda: calibration_images(mine, settings.fit_images, settings.seed)  # noqa: E731
+        seen = lambda: fitting_images(mine, settings.fit_images, settings.seed)  # noqa: E731
         made, report = job.tables_network(int8, settings, seen, folder, resume, train, watch, timed.processors)
         graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
         return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None)
@@ -278,6 +278,15 @@ def calibration_images(data: DataSet, count: int, seed: int) -> np.ndarray:
     """
     x, _ = next(iter(train_batches(data, count, seed, epoch=0, augment=False)))
     return normalise(x, data).contiguous().numpy()
+
+
+def fitting_images(data: DataSet, count: int, seed: int) -> np.ndarray:
+    """The same; after all there are, once more, cut and mirrored as for training, until there are `count`."""
+    parts, left = [calibration_images(data, count, seed)], count
+    while (left := left - len(parts[-1])) > 0:
+        x, _ = next(iter(train_batches(data, left, seed, epoch=len(parts))))
+        parts.append(normalise(x, data).contiguous().numpy())
+    return np.concatenate(parts)
 
 
 def _quantized(graph: Graph, settings: Settings, data: DataSet) -> tuple[Graph, list[str]]:

@@ -37,8 +37,8 @@ class Settings:
     outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
     Method tabconv makes pattern lutV or pixelV, or lutV,LAYER=lutV,… with another for some layers (* allowed, the last that fits counts),
-    in int8 from `fit_images` training images, of the layers that `criterion` and the budgets leave (`tabconv.priority`); `epochs` then
-    train the tables, guided by the exact int8 network unless there is a `teacher`.
+    in int8 from `fit_images` training images, and augmented ones where that is more than there are, of the layers that `criterion` and
+    the budgets leave (`tabconv.priority`); `epochs` then train the tables, guided by the exact int8 network unless there is a `teacher`.
     Errors: PatternError, ModelError, TrainingError, QuantizationError, TabConvError.
     """
 

@@ -102,7 +102,7 @@ def compress(
         Path | None,
         typer.Option("--from", help="crisp: change the classes of a personalised network; its .jettison-checkpoint.", metavar="FILE"),
     ] = None,
-    fit_images: Annotated[int, typer.Option(help="tabconv: training images that tables are fitted to.", min=1)] = 2048,
+    fit_images: Annotated[int, typer.Option(help="tabconv: images to fit tables to; beyond all for training, augmented.", min=1)] = 2048,
     criterion: Annotated[str, typer.Option(help="tabconv: which layers stay exact first: cosine, top1, top5 or latency.")] = "cosine",
     budget_ops: Annotated[
         float | None, typer.Option(help="tabconv: save at least this share of the operations, 0 to 1; the rest of the layers stay exact.")

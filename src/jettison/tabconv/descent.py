@@ -3,14 +3,15 @@
     (GᵀG + λ)Δ = Gᵀ(Y − ȳ − G·T₀),  tables T₀ + Δ
 
 They are solved by conjugate gradients, preconditioned by the diagonal of GᵀG + λ, how often each entry is looked up: G times entries is a
-look-up, Gᵀ times sums its transpose (native/pixel_lookup.h). λ is that of `RIDGES` that does best on images held out.
+look-up, Gᵀ times sums its transpose (native/pixel_lookup.h). An entry is held back as by λ more look-ups that found T₀ right; kept is the
+step that does best on images held out: more of them fit what those lack.
 
 Sources: those of `tables`; Hestenes & Stiefel 1952 (conjugate gradients).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,9 @@ import numpy as np
 from .. import _native
 
 ISA = _native.isas()[0]
-RIDGES = (1e-3, 0.03, 0.3)  # λ over the mean of the diagonal of GᵀG
-HELD_OUT = 8  # one image in so many
-STEPS = 15  # of conjugate gradients; more fit what the held-out images lack
+RIDGE = 16.0  # λ
+HELD_OUT, MOST_HELD_OUT = 8, 4096  # one image in so many, at most so many
+STEPS, PATIENCE = 12, 3  # of conjugate gradients, at most; so many that do not do better end them
 TINY = 1e-30
 
 
@@ -60,33 +61,39 @@ class Layer:
 def solve(layer: Layer, wanted: np.ndarray, start: np.ndarray, tell: Callable[[float], None]) -> tuple[np.ndarray, np.ndarray]:
     """Entries (taps·G·K, k) and constant (k,) from wanted (n, places, k) and T₀."""
     constant = wanted.mean(axis=(0, 1), dtype=np.float64)
-    held = max(1, len(wanted) // HELD_OUT) if len(wanted) > 1 else 0
+    held = min(max(1, len(wanted) // HELD_OUT), MOST_HELD_OUT) if len(wanted) > 1 else 0
     seen, unseen = layer.part(slice(len(wanted) - held)), layer.part(slice(len(wanted) - held, None))
-    judge, its = (unseen, wanted[len(seen.codes) :]) if held else (seen, wanted)
+    targets = wanted - constant.astype(np.float32)
+    judge, its = (unseen, targets[len(seen.codes) :]) if held else (seen, targets)
 
-    def tried(i: int, ridge: float) -> tuple[float, np.ndarray]:
-        found = descend(seen, wanted[: len(seen.codes)] - constant.astype(np.float32), start, ridge)
-        tell((i + 1) / len(RIDGES))
-        return float(((judge.look_up(found) + constant - its) ** 2).mean()), found
+    def error(entries: np.ndarray) -> float:
+        return float(((judge.look_up(entries) - its) ** 2).mean(dtype=np.float64))
 
-    return min((tried(i, ridge) for i, ridge in enumerate(RIDGES)), key=lambda t: t[0])[1], constant
+    best, since = (error(start), start), 0
+    for i, entries in enumerate(descend(seen, targets[: len(seen.codes)], start, RIDGE)):
+        now = error(entries)
+        since = 0 if now < best[0] else since + 1
+        best = min(best, (now, entries), key=lambda t: t[0])
+        tell((i + 1) / STEPS)
+        if since == PATIENCE:
+            break
+    return best[1], constant
 
 
-def descend(layer: Layer, wanted: np.ndarray, start: np.ndarray, ridge: float) -> np.ndarray:
-    """T₀ + Δ with (GᵀG + λ)Δ ≈ Gᵀ(wanted − G·T₀): every output its own equations, all with the same GᵀG."""
+def descend(layer: Layer, wanted: np.ndarray, start: np.ndarray, ridge: float) -> Iterator[np.ndarray]:
+    """T₀ + Δ after each step to (GᵀG + λ)Δ = Gᵀ(wanted − G·T₀): every output its own equations, all with the same GᵀG."""
     often = layer.spread(np.ones((*wanted.shape[:2], 1), np.float32), len(start))  # the diagonal
-    damping = ridge * float(often.mean())
-    inverse = 1 / (often + damping)
+    inverse = 1 / (often + ridge)
     change = np.zeros(start.shape, np.float32)
     residual = layer.spread(np.ascontiguousarray(wanted - layer.look_up(start)), len(start))
     step = direction = residual * inverse
     size = (residual * step).sum(axis=0, dtype=np.float64)
     for _ in range(STEPS):
-        through = layer.spread(layer.look_up(direction), len(start)) + damping * direction
+        through = layer.spread(layer.look_up(direction), len(start)) + ridge * direction
         along = (size / np.maximum((direction * through).sum(axis=0, dtype=np.float64), TINY)).astype(np.float32)
         change += along * direction
+        yield start + change
         residual = residual - along * through
         step = residual * inverse
         before, size = size, (residual * step).sum(axis=0, dtype=np.float64)
         direction = step + (size / np.maximum(before, TINY)).astype(np.float32) * direction
-    return start + change

@@ -28,7 +28,7 @@ from .descent import Layer, solve
 from .observe import ROW_BYTES, samples, units_of, zero_of
 from .tree import grow, subspaces
 
-ROWS, ROWS_PER_PROTOTYPE = 32768, 512  # of the im2col matrix that a layer is fitted to: the larger
+ROWS, ROWS_PER_ENTRY = 32768, 32  # of the im2col matrix that a layer is fitted to, if there are as many: the larger
 TREE_ROWS, TREE_SHARE = 8192, 4  # of them for growing trees, which takes longest: the larger of so many and one in four
 LEAST_PIXELS_WORTH = 16  # a tile of the kernel holds up to 64 pixels: fewer leave most of it idle
 
@@ -101,7 +101,7 @@ def fit(
     """The network with every layer that `choose` allows replaced by tables, and what became of each layer.
 
     graph: int8, from `ptq.quantize`; it is not changed. images: as the network is fed, float32 (n, c, h, w), a few thousand.
-    rows: of the im2col matrix per layer; by default 32,768, or 512 for each prototype if that is more. exact, include, formats: as
+    rows: of the im2col matrix per layer; by default 32,768, or 32 for each entry of the tables if that is more. exact, include, formats: as
     `choose`'s.
     Errors: TabConvError (network not int8, no layer left, too few images), InputError.
     """
@@ -116,7 +116,7 @@ def fit(
     made, fits = graph, {name: LayerFit(name, reason) for name, reason in chosen.items()}
     for i, op in enumerate(todo):
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
-        some = rows or max(ROWS, ROWS_PER_PROTOTYPE * its[op.name].prototypes)
+        some = rows or max(ROWS, ROWS_PER_ENTRY * _entries(graph, op, its[op.name]))
         made, fits[op.name] = _fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, thread_count(threads), tell)
     return spec.check(made), list(fits.values())
 
@@ -125,10 +125,14 @@ def _part(progress: Progress, what: str, start: float, share: float) -> Callable
     return lambda done: progress(what, start + share * done)
 
 
+def _entries(graph: Graph, op: Op, fmt: LookUp) -> int:
+    """Of the tables, for each output."""
+    return fmt.codebooks(weight_shape(graph, op)) * fmt.prototypes
+
+
 def _need_images(graph: Graph, op: Op, fmt: LookUp, images: int) -> None:
     """Each image gives p·q rows; a table entry that no row speaks for cannot be fitted."""
-    size = problem(graph, op)
-    unknowns = fmt.codebooks(weight_shape(graph, op)) * fmt.prototypes
+    size, unknowns = problem(graph, op), _entries(graph, op, fmt)
     need = -(-unknowns // (size.p * size.q))
     if images < need:
         raise TabConvError(
