@@ -85,7 +85,7 @@ MORE_PROTOTYPES = (
     "layer4.0.downsample.0=lut16x1024",
 )
 
-# Of ResNet-20 the last stage costs most of the accuracy: it gets more codebooks, for what codes of a pixel's three colours save in the stem.
+# Of ResNet-20 the last stage costs most accuracy: it gets more codebooks, for what codes of a pixel's three colours save in the stem.
 MORE_AT_THE_END = (
     "conv1=pixel3x4096",
     "layer3.0.conv1=pixel6x4096",
@@ -234,24 +234,16 @@ def work(case: Case, args: argparse.Namespace) -> None:
     made_by, folder = provenance(), args.state / case.name
     result = compressed(case, args)
     dense, int8, tables = result.graphs.values()
-    graphs = {"f32": dense, "int8": int8, "tables": tables}
-    percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in graphs.items()}
     file.save(int8, folder / "dense_int8.jettison")
     file.save(tables, folder / "trained.jettison")
-    record = {
-        "name": case.name,
-        **asdict(case),
-        "data": FOLDERS[case.data],
-        "judged_images": len(result.data.test),
-        "percent": percent,
+    record = described(case, result, {"f32": dense, "int8": int8, "tables": tables}, args) | made_by
+    percent, operations = record["percent"], tabconv.operations(tables)
+    record |= {
         "kept_percent": 100 * percent["tables"] / percent["f32"],
-        "operations": asdict(tabconv.operations(tables)) | {"saved_percent": 100 * tabconv.operations(tables).saved_paper},
-        "storage_bytes": {"int8": tabconv.operations(int8).storage_bytes, "tables": tabconv.operations(tables).storage_bytes},
+        "operations": asdict(operations) | {"saved_percent": 100 * operations.saved_paper},
+        "storage_bytes": {"int8": tabconv.operations(int8).storage_bytes, "tables": operations.storage_bytes},
         "exact_layers": {r.name: r.reason for r in result.report if r.reason},
-        "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
-        "device": str(args.device),
         "ms": None,
-        **made_by,
     }
     replace_json(args.state / f"{case.name}.json", record)
 
@@ -260,11 +252,22 @@ def work_hybrid(case: Hybrid, args: argparse.Namespace) -> None:
     """A rival: its network, then its accuracy in int8."""
     made_by, result = provenance(), compressed(case, args)
     dense, _, int8 = result.graphs.values()
-    percent = {k: 100 * accuracy(g, result.data, args.threads) for k, g in {"f32": dense, "int8": int8}.items()}
     file.save(int8, args.state / case.name / "trained.jettison")
-    history = {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()}
-    about = {"name": case.name, **asdict(case), "label": case.label, "data": FOLDERS[case.data], "judged_images": len(result.data.test)}
-    replace_json(args.state / f"{case.name}.json", about | {"percent": percent, "history": history, "device": str(args.device), **made_by})
+    record = described(case, result, {"f32": dense, "int8": int8}, args) | {"label": case.label} | made_by
+    replace_json(args.state / f"{case.name}.json", record)
+
+
+def described(case: Case | Hybrid, result: Compressed, graphs: dict[str, Graph], args: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of tables and their rivals' have in common."""
+    return {
+        "name": case.name,
+        **asdict(case),
+        "data": FOLDERS[case.data],
+        "judged_images": len(result.data.test),
+        "percent": {k: 100 * accuracy(g, result.data, args.threads) for k, g in graphs.items()},
+        "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
+        "device": str(args.device),
+    }
 
 
 def accuracy(graph: Graph, data: DataSet, threads: int) -> float:

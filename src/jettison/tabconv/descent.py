@@ -21,7 +21,7 @@ from .. import _native
 ISA = _native.isas()[0]
 RIDGE = 16.0  # λ
 HELD_OUT, MOST_HELD_OUT = 8, 4096  # one image in so many, at most so many
-STEPS, PATIENCE = 12, 3  # of conjugate gradients, at most; so many that do not do better end them
+STEPS, PATIENCE = 20, 3  # of conjugate gradients, at most; so many that do not do better end them
 TINY = 1e-30
 
 
