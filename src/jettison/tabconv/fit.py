@@ -8,8 +8,9 @@ Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III; trees and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any
 
@@ -105,6 +106,29 @@ def fit(
     `choose`'s.
     Errors: TabConvError (network not int8, no layer left, too few images), InputError.
     """
+    found = stages(graph, images, fmt, exact, include, rows, seed, threads, progress, formats)
+    return found[-1].made, fits_of(choose(graph, fmt, exact, include, formats), found)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The network with tables up to one layer, and how that one was fitted."""
+
+    made: Graph
+    fit: LayerFit
+
+
+def fits_of(chosen: dict[str, str], found: Sequence[Stage]) -> list[LayerFit]:
+    """Of all layers that `choose` answered for."""
+    fits = {stage.fit.name: stage.fit for stage in found}
+    return [fits.get(name) or LayerFit(name, reason) for name, reason in chosen.items()]
+
+
+def stages(
+    graph: Graph, images: Any, fmt: LookUp, exact: Collection[str], include: Collection[str], rows: int | None, seed: int,
+    threads: int | None, progress: Progress, formats: Formats, known: Sequence[Stage] = (),
+) -> list[Stage]:  # fmt: skip
+    """`fit`, layer after layer. known: of a run that differed only in what it left exact; its stages before that are taken over."""
     arrays, chosen = whole(graph, images), choose(graph, fmt, exact, include, formats)
     its = {op.name: formats.get(op.name, fmt) for op in graph.ops}
     todo = [op for op in graph.ops if chosen.get(op.name) == ""]
@@ -113,12 +137,14 @@ def fit(
         raise TabConvError(f"no layer is left to make {fmt}: {why}")
     for op in todo:
         _need_images(graph, op, its[op.name], len(arrays[0]))
-    made, fits = graph, {name: LayerFit(name, reason) for name, reason in chosen.items()}
-    for i, op in enumerate(todo):
+    found = [stage for op, stage in takewhile(lambda pair: pair[0].name == pair[1].fit.name, zip(todo, known))]
+    for i, op in list(enumerate(todo))[len(found) :]:
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
         some = rows or max(ROWS, ROWS_PER_ENTRY * _entries(graph, op, its[op.name]))
-        made, fits[op.name] = _fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, thread_count(threads), tell)
-    return spec.check(made), list(fits.values())
+        made = found[-1].made if found else graph
+        found.append(_fit_layer(graph, made, op, its[op.name], arrays, some, seed + i, thread_count(threads), tell))
+    spec.check(found[-1].made)
+    return found
 
 
 def _part(progress: Progress, what: str, start: float, share: float) -> Callable[[float], None]:
@@ -144,7 +170,7 @@ def _need_images(graph: Graph, op: Op, fmt: LookUp, images: int) -> None:
 def _fit_layer(
     graph: Graph, made: Graph, op: Op, fmt: LookUp, images: tuple[np.ndarray, ...], rows: int, seed: int, threads: int,
     tell: Callable[[float], None],
-) -> tuple[Graph, LayerFit]:  # fmt: skip
+) -> Stage:  # fmt: skip
     shape, units = weight_shape(graph, op), units_of(graph, op)
     found = FITS[type(fmt)](graph, made, op, fmt, images, rows, seed, threads, tell)
     bias = graph.constants[op.params["bias"]] + zero_of(graph, op) * graph.weight(op).sum(axis=(1, 2, 3), dtype=np.int64)
@@ -153,7 +179,7 @@ def _fit_layer(
     wanted = found.wanted
     error = float(((got - wanted) ** 2).sum() / max(float(((wanted - wanted.mean(axis=0)) ** 2).sum()), 1e-30))
     tell(1.0)
-    return tabulated(made, op, fmt, {**found.parts, "tables": n.tables}, n), LayerFit(op.name, "", error, fmt.padded(shape))
+    return Stage(tabulated(made, op, fmt, {**found.parts, "tables": n.tables}, n), LayerFit(op.name, "", error, fmt.padded(shape)))
 
 
 def _by_rows(

@@ -1,6 +1,6 @@
 """Priority masking: which layers stay exact, one after the other, until a budget is kept.
 
-Every step makes one more layer exact and fits the rest again. Which one, by `criterion`:
+Every step makes one more layer exact and fits those behind it again. Which one, by `criterion`:
 
     cosine     the layer where similarity to the exact network falls most:  Δ_i = cos_{i−1} − cos_i,
                cos_i: of the outputs of layer i, cos_0 = 1; the layers in the order in which they run
@@ -15,7 +15,7 @@ Source: Gupta et al. 2024 (TabConv, arXiv 2404.05872), section III-C, for cosine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
 from ..runtime import Session
 from .accounting import operations
-from .fit import SAME, Formats, LayerFit, Progress, choose, fit
+from .fit import SAME, Formats, LayerFit, Progress, Stage, choose, fits_of, stages
 
 CRITERIA = ("cosine", "top1", "top5", "latency")
 HELD_OUT = 0.125  # share of the images that judge
@@ -99,27 +99,28 @@ def prioritised(
     judge = _Judge(graph, tuple(a[:judges] for a in arrays), threads)
     fitted = tuple(a[judges:] for a in arrays)
 
-    def made(kept: Collection[str], tell: Progress = lambda what, done: None) -> tuple[Graph, list[LayerFit]]:
-        return fit(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell, formats)
+    def made(kept: Collection[str], known: Sequence[Stage] = (), tell: Progress = lambda what, done: None) -> list[Stage]:
+        return stages(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell, formats, known)
 
     todo = [name for name, why in choose(graph, fmt, exact, include, formats).items() if not why]
-    result, fits = made((), progress)
+    found = made((), tell=progress)
     scores = _alone(criterion, graph, todo, made, judge, progress) if criterion != "cosine" else {}
     masked: list[tuple[str, float]] = []
     while len(todo) > 1:
-        if budget.accuracy is not None and judge.lost(result) <= budget.accuracy:
+        if budget.accuracy is not None and judge.lost(found[-1].made) <= budget.accuracy:
             break
-        score = scores or judge.drops(result, todo)
+        score = scores or judge.drops(found[-1].made, todo)
         worst = max(todo, key=lambda name: score[name])
         rest = [name for name in todo if name != worst]
         progress(f"making {worst} exact", len(masked) / (len(masked) + len(rest)))
-        candidate, its_fits = made([*(n for n, _ in masked), worst])
-        if budget.accuracy is None and not _kept(budget, candidate, judge):
+        candidate = made([*(n for n, _ in masked), worst], found)
+        if budget.accuracy is None and not _kept(budget, candidate[-1].made, judge):
             break
-        result, fits, todo = candidate, its_fits, rest
+        found, todo = candidate, rest
         masked.append((worst, float(score[worst])))
+    result, named = found[-1].made, dict(masked)
     _check(budget, result, judge)
-    named = dict(masked)
+    fits = fits_of(choose(graph, fmt, (*exact, *named), include, formats), found)
     fits = [replace(f, reason=f"masked by {criterion}") if f.name in named else f for f in fits]
     return Masked(result, fits, masked, judge.lost(result), operations(result).saved_paper)
 
@@ -202,14 +203,14 @@ def _watched(graph: Graph, tensor: str) -> Graph:
 
 
 def _alone(
-    criterion: str, graph: Graph, layers: list[str], made: Callable[..., tuple[Graph, list[LayerFit]]], judge: _Judge, progress: Progress
+    criterion: str, graph: Graph, layers: list[str], made: Callable[..., list[Stage]], judge: _Judge, progress: Progress
 ) -> dict[str, float]:
     """Score of every layer when it is the only one made of tables: the higher, the sooner it is made exact."""
     exact_ms = judge.layer_ms(graph) if criterion == "latency" else {}
     scores = {}
     for i, name in enumerate(layers):
         progress(f"{name} alone", i / len(layers))
-        alone, _ = made([other for other in layers if other != name])
+        alone = made([other for other in layers if other != name])[-1].made
         if criterion == "top5":
             scores[name] = judge.lost_top(alone)
         elif criterion == "top1":
