@@ -21,7 +21,6 @@ MORE_IN_SHORTCUTS = (
     "layer4.0.downsample.0=lut16x256",
 )
 
-
 # With more prototypes, which cost a comparison each time their number doubles, shortcuts need fewer codebooks again. They go where a layer
 # made tables alone moves the scores most: early ones. Layers that an image has few rows for have fewer prototypes.
 MORE_PROTOTYPES = (

@@ -24,6 +24,7 @@ from torch.nn.functional import kl_div, log_softmax
 from jettison import file, tabconv
 from jettison.bench.machine import provenance
 from jettison.compression import fitting_images
+from jettison.errors import JettisonError
 from jettison.formats import parse
 from jettison.graph import Graph
 from jettison.runtime import Session
@@ -40,7 +41,8 @@ def main() -> None:
     wanted = scores(exact, judges, args.threads)
     layers = [op.name for op in exact.ops if op.kind in WEIGHTED]
     rows = []
-    for layer, pattern in ((n, t.partition("=")[2]) for t in args.tried for n in layers if fnmatchcase(n, t.partition("=")[0])):
+    tried = [(n, pattern) for named, _, pattern in (t.partition("=") for t in args.tried) for n in layers if fnmatchcase(n, named)]
+    for layer, pattern in tried:
         others = [n for n in layers if n != layer]
         made, fits = tabconv.fit(exact, images, parse(pattern), others, [layer], threads=args.threads)  # type: ignore[arg-type]
         got = scores(made, judges, args.threads)
@@ -85,4 +87,7 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except JettisonError as e:
+        raise SystemExit(f"table_sensitivity.py: {e}") from None

@@ -25,8 +25,7 @@ from jettison.tabconv import (  # noqa: E402
     tree,
 )
 from jettison.tabconv.network import PULLED, Exact, TableNetwork  # noqa: E402
-from jettison.training.data import DataSet  # noqa: E402
-from jettison.training.data.dataset import Split  # noqa: E402
+from jettison.training.data import DataSet, Split  # noqa: E402
 
 
 class Net(nn.Module):
@@ -279,9 +278,8 @@ def test_every_criterion_keeps_a_budget_of_operations(exact: Graph, criterion: s
     names = [name for name, _ in some.masked]
     assert {f.name for f in some.fits if f.reason == f"masked by {criterion}"} == set(names)
     assert all(op.format == Dense() for op in some.graph.ops if op.name in names)
-    again, _ = tabconv.fit(
-        exact, images(200)[25:], Lut(9), names, rows=2000, threads=1
-    )  # 25 judge; stages that were taken over are the same
+    fitted = images(200)[25:]  # 25 judge
+    again, _ = tabconv.fit(exact, fitted, Lut(9), names, rows=2000, threads=1)
     assert all(np.array_equal(array, some.graph.constants[name]) for name, array in again.constants.items())
 
 

@@ -69,15 +69,15 @@ def solve(layer: Layer, wanted: np.ndarray, start: np.ndarray, tell: Callable[[f
     def error(entries: np.ndarray) -> float:
         return float(((judge.look_up(entries) - its) ** 2).mean(dtype=np.float64))
 
-    best, since = (error(start), start), 0
+    least, kept, since = error(start), start, 0
     for i, entries in enumerate(descend(seen, targets[: len(seen.codes)], start, RIDGE)):
         now = error(entries)
-        since = 0 if now < best[0] else since + 1
-        best = min(best, (now, entries), key=lambda t: t[0])
         tell((i + 1) / STEPS)
-        if since == PATIENCE:
+        if now < least:
+            least, kept, since = now, entries, 0
+        elif (since := since + 1) == PATIENCE:
             break
-    return best[1], constant
+    return kept, constant
 
 
 def descend(layer: Layer, wanted: np.ndarray, start: np.ndarray, ridge: float) -> Iterator[np.ndarray]:

@@ -138,7 +138,7 @@ def stages(
     for op in todo:
         _need_images(graph, op, its[op.name], len(arrays[0]))
     found = [stage for op, stage in takewhile(lambda pair: pair[0].name == pair[1].fit.name, zip(todo, known))]
-    for i, op in list(enumerate(todo))[len(found) :]:
+    for i, op in enumerate(todo[len(found) :], len(found)):
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
         some = rows or max(ROWS, ROWS_PER_ENTRY * _entries(graph, op, its[op.name]))
         made = found[-1].made if found else graph
