@@ -112,7 +112,7 @@ CASES = (
         include=EVERY,
         saved=99.4,
         kept=93,
-        epochs=20,
+        epochs=40,
         fit_images=120000,
         layers=MORE_PROTOTYPES,
     ),
