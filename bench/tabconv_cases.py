@@ -24,22 +24,23 @@ MORE_IN_SHORTCUTS = (
 # With more prototypes, which cost a comparison each time their number doubles, shortcuts need fewer codebooks again. They go where a layer
 # made tables alone moves the scores most: early ones. Layers that an image has few rows for have fewer prototypes.
 MORE_PROTOTYPES = (
-    "conv1=lut25x4096",
-    "layer1.*=lut96x4096",
-    "layer1.0.conv1=lut144x4096",
-    "layer2.*=lut288x4096",
-    "layer2.0.conv1=lut116x4096",
-    "layer2.0.conv2=lut231x4096",
-    "layer3.*=lut288x2048",
-    "layer3.0.conv1=lut144x2048",
-    "layer3.1.conv1=lut384x2048",
+    "conv1=lut25x65536",
+    "layer1.*=lut96x16384",
+    "layer1.0.conv1=lut144x16384",
+    "layer1.0.downsample.0=lut22x16384",
+    "layer2.*=lut288x16384",
+    "layer2.0.conv1=lut116x16384",
+    "layer2.0.conv2=lut231x16384",
+    "layer2.0.downsample.0=lut16x16384",
+    "layer2.1.conv1=lut231x16384",
+    "layer3.*=lut288x4096",
+    "layer3.0.conv1=lut144x4096",
+    "layer3.0.downsample.0=lut16x4096",
+    "layer3.1.conv1=lut384x4096",
     "layer4.*=lut1152x1024",
     "layer4.0.conv1=lut384x1024",
     "layer4.0.conv2=lut576x1024",
-    "*.downsample.0=lut16x4096",
-    "layer2.0.downsample.0=lut13x4096",
-    "layer3.0.downsample.0=lut15x4096",
-    "layer4.0.downsample.0=lut16x1024",
+    "layer4.0.downsample.0=lut16x4096",
 )
 
 FOR_RESNET34 = (

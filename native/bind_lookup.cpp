@@ -31,7 +31,7 @@ struct LookUpLayer {
   LookUpLayer(Tensor<const int32_t, 1> s, Tensor<const int32_t, 2> p, Tensor<const float, 2> t, Tensor<const float, 2> e, int64_t l)
       : starts(std::move(s)), places(std::move(p)), thresholds(std::move(t)), entries(std::move(e)), length(l) {
     const int64_t levels = (int64_t)places.shape(0), codebooks = (int64_t)places.shape(1), prototypes = int64_t(1) << levels;
-    if (levels < 1 || levels > kMostLevels || (int64_t)thresholds.shape(0) != codebooks || (int64_t)thresholds.shape(1) != prototypes - 1 ||
+    if (levels < 1 || levels > kDeepest || (int64_t)thresholds.shape(0) != codebooks || (int64_t)thresholds.shape(1) != prototypes - 1 ||
         (int64_t)entries.shape(0) != codebooks * prototypes)
       throw std::invalid_argument("places, thresholds and entries do not belong together");
     if (!starts.size() || !places.size() || least(starts) < 0 || least(places) < 0 || most(starts) + most(places) >= length)

@@ -24,7 +24,7 @@ struct PixelLookUpLayer {
     trees.groups = (int64_t)questions.shape(0), trees.levels = (int64_t)questions.shape(1);
     trees.channels = channels, trees.pixels = pixels;
     trees.taps = (int64_t)seen.shape(0), trees.places = (int64_t)seen.shape(1);
-    need(trees.groups > 0 && trees.levels > 0 && trees.levels <= kMostPixelLevels && questions.shape(2) == 2, "questions");
+    need(trees.groups > 0 && trees.levels > 0 && trees.levels <= kDeepest && questions.shape(2) == 2, "questions");
     for (size_t i = 0; i < questions.size(); ++i) {
       const int32_t asked = questions.data()[i];
       if (asked >= channels || asked < (i % 2 ? -channels : 0)) throw std::invalid_argument("a question is about no channel");

@@ -13,7 +13,7 @@ constexpr int64_t kSome = 64;  // codebooks at a time
 
 // What the trees of some codebooks of one pixel ask.
 struct Asked {
-  float x[kMostLevels][kSome];
+  float x[kDeepest][kSome];
 };
 
 JT_INLINE void ask(const Trees& t, const float* image, int64_t pixel, int64_t first, int64_t n, Asked* a) {
@@ -130,6 +130,14 @@ void with_levels(int64_t levels, const F& f, const Rest& rest) {
       return f(Count<11>());
     case 12:
       return f(Count<12>());
+    case 13:
+      return f(Count<13>());
+    case 14:
+      return f(Count<14>());
+    case 15:
+      return f(Count<15>());
+    case 16:
+      return f(Count<16>());
     default:
       return rest();
   }

@@ -2,6 +2,7 @@
 // says what is computed). Compiled once per instruction set, like kernels; float32, some images at a time, as if they were one.
 #pragma once
 #include "kernel.h"
+#include "levels.h"
 
 namespace jettison {
 
@@ -26,8 +27,6 @@ struct LookUp {
   void (*forward)(const Trees&, const float* image, uint16_t* codes, float* sums);  // codes [codebook][row], sums [pixel][output]
   void (*backward)(const Trees&, const float* image, const uint16_t* codes, const Slopes&);
 };
-
-constexpr int64_t kMostLevels = 12;
 
 // That of `isa`, or null if it was not built.
 const LookUp* look_up(Isa isa);

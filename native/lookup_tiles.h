@@ -14,12 +14,13 @@ JT_INLINE void add_to(float* __restrict sum, const float* __restrict x, int64_t 
 
 #if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
 
-constexpr int kFew = 3;  // levels whose questions are so few that each lane is compared with all
+constexpr int kFew = 3;     // levels whose questions are so few that each lane is compared with all
+constexpr int kByLane = 8;  // levels whose slopes each lane adds up for itself: neighbours seldom meet in deeper nodes
 
 constexpr int64_t kNearFloats = 32768;  // of entries, and of what is added up for them: half a second-level cache, or less
 
 // Codebooks at a time: what is added up by lane stays near.
-constexpr int64_t near_codebooks(int levels) { return levels > 8 ? 1 : levels > 6 ? 256 >> levels : 16; }
+constexpr int64_t near_codebooks(int levels) { return levels > kByLane ? 1 : levels > 6 ? 256 >> levels : 16; }
 
 // W pixels of an image from `pixel` on, or the last ones. In runs of W or W / 2 they find their inputs side by side.
 JT_INLINE Tile tile_at(const Trees& t, int64_t pixel) {
@@ -86,9 +87,9 @@ JT_INLINE void weigh(const Tile& tile, const float* g, const float* entries, int
   for (int i = 0; i < kLeaves; ++i) e[i] = sums_of(part[i]);
 }
 
-// What a tile of pixels gives one codebook's tree. for_thresholds: by node and lane.
+// What a tile of pixels gives one codebook's tree. by_lane: slopes of the upper nodes, by node and lane.
 template <int kLevels>
-JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes, const Tile& tile, int64_t j, float* for_thresholds,
+JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes, const Tile& tile, int64_t j, float* by_lane,
                       const Slopes& to) {
   constexpr int64_t kPrototypes = 1 << kLevels;
   const Thresholds<kLevels> thresholds(t.thresholds + j * (kPrototypes - 1));
@@ -110,7 +111,8 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes,
     const i32x before = both(code, broadcast((1 << l) - 1));
     const f32v change = choose(bit_set<l>(code), sub(e[kLevels], e[l]), sub(e[l], e[kLevels]));
     const f32v slope = choose(tile.mask, soften(sub(x[l], thresholds.template at<l>(before)), change, to.tau), zero());
-    float* const level = for_thresholds + ((1 << l) - 1) * W;
+    constexpr int first = (1 << l) - 1;
+    float* const level = by_lane + first * W;
     if constexpr (l < kFew) {
       for (int n = 0; n < 1 << l; ++n) {
         const f32v had = load(level + n * W);
@@ -120,7 +122,10 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes,
       float each[W];
       int32_t node[W];
       store(each, slope), store_lanes(node, before);
-      for (int64_t p = 0; p < W; ++p) level[node[p] * W + p] -= each[p];
+      if constexpr (l < kByLane)
+        for (int64_t p = 0; p < W; ++p) level[node[p] * W + p] -= each[p];
+      else
+        for (int64_t p = 0; p < tile.live; ++p) to.thresholds[j * (kPrototypes - 1) + first + node[p]] -= each[p];
     }
     add_inputs(tile, to.image + t.places[l * t.codebooks + j], slope);
   });
@@ -128,21 +133,21 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes,
 
 template <int kLevels>
 void backward_tiles(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) {
-  constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kNear = near_codebooks(kLevels);
+  constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kUpper = (1 << (kLevels < kByLane ? kLevels : kByLane)) - 1, kNear = near_codebooks(kLevels);
   const int64_t k = t.outputs, near = min64(kNear, max64(1, kNearFloats / 2 / (kPrototypes * k)));
   for (int64_t some = 0; some < t.codebooks; some += near) {
     const int64_t end = min64(t.codebooks, some + near);
-    float for_thresholds[kNear][kNodes * W] = {};
+    float by_lane[kNear][kUpper * W] = {};
     for (int64_t pixel = 0; pixel < t.pixels; pixel += W) {
       const Tile tile = tile_at(t, pixel);
       const float* g = to.sums + pixel * k;
       for (int64_t j = some; j < end; ++j) {
-        slopes<kLevels>(t, image, codes, tile, j, for_thresholds[j - some], to);
+        slopes<kLevels>(t, image, codes, tile, j, by_lane[j - some], to);
         for (int64_t p = 0; p < tile.live; ++p) add_to(to.entries + (j * kPrototypes + codes[j * t.row + pixel + p]) * k, g + p * k, k);
       }
     }
     for (int64_t j = some; j < end; ++j)
-      for (int n = 0; n < kNodes; ++n) to.thresholds[j * kNodes + n] += sum(load(for_thresholds[j - some] + n * W));
+      for (int n = 0; n < kUpper; ++n) to.thresholds[j * kNodes + n] += sum(load(by_lane[j - some] + n * W));
   }
 }
 

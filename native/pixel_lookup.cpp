@@ -16,7 +16,7 @@ constexpr int64_t kTile = 256;          // pixels whose trees are asked together
 constexpr int64_t kNearSums = 1 << 17;  // floats: as many sums, or gradients of them, as stay near beside a table
 constexpr int64_t kNearPixels = 512;    // whose leaves are weighed together
 
-using Asked = int32_t[kMostPixelLevels][kTile];
+using Asked = int32_t[kDeepest][kTile];
 
 // Thresholds of one group, whole: a > t is a > ⌊t⌋.
 void whole(const PixelTrees& t, const float* thresholds, int64_t g, int32_t* to) {
@@ -112,7 +112,7 @@ void spread(const PixelTrees& t, int64_t n, const uint16_t* codes, const float* 
 }
 
 // Leaves of a pixel: first the one it reaches, then those it would reach if the answer on each level were the other.
-constexpr int64_t kLeaves = kMostPixelLevels + 1;
+constexpr int64_t kLeaves = kDeepest + 1;
 
 struct Near {
   int32_t leaf[kNearPixels][kLeaves];

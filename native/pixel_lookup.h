@@ -2,6 +2,7 @@
 // (jettison/tabconv/pixel_lookup.py, which says what is computed). Compiled once per instruction set, like kernels.
 #pragma once
 #include "kernel.h"
+#include "levels.h"
 
 namespace jettison {
 
@@ -26,8 +27,6 @@ struct PixelLookUp {
   void (*slopes)(const PixelTrees&, int64_t n, const uint8_t* images, const uint16_t* codes, const float* thresholds, const float* entries,
                  const float* sums, int64_t outputs, float tau, float* for_images, float* for_thresholds);
 };
-
-constexpr int64_t kMostPixelLevels = 12;
 
 // That of `isa`, or null if it was not built.
 const PixelLookUp* pixel_look_up(Isa isa);

@@ -1,15 +1,14 @@
-// Hash trees of up to 12 levels for one instruction set: kRows rows (pixels) side by side, one byte each, thresholds found in registers.
+// Hash trees for one instruction set: kRows rows (pixels) side by side, one byte each, thresholds found in registers.
 //
 // A level's thresholds are shuffled into place by the answers so far; where they are more than a shuffle takes, the answers of the later
-// levels choose between several. Thresholds of a tree are packed as in vec_lut.h: level l, at least 16 bytes, from tree_bytes(l) on.
+// levels choose between several; of the deepest levels, whose thresholds are too many for that, each row loads its own. Thresholds of a tree are packed as in vec_lut.h: level l, at least 16 bytes, from tree_bytes(l) on.
 #pragma once
+#include "levels.h"
 #include "vec_lut.h"
 
 namespace jettison {
 namespace JETTISON_ISA_NAME {
 namespace vec {
-
-constexpr int kDeepest = 12;
 
 // Is the mean of two bytes of a pixel larger than a threshold; flip: 255 turns the second into its complement.
 struct Question {
@@ -44,6 +43,7 @@ constexpr int kShuffled = 7;  // answers that one shuffle takes
 
 using Octets = __m512i;
 JT_INLINE Octets no_octets() { return _mm512_setzero_si512(); }
+JT_INLINE void store_octets(uint8_t* to, Octets v) { _mm512_store_si512(to, v); }
 
 JT_INLINE void store_codes(uint16_t* to, Octets lower, Octets upper) {
   for (int half = 0; half < 2; ++half) {
@@ -85,6 +85,7 @@ constexpr int kShuffled = 4;
 
 using Octets = __m256i;
 JT_INLINE Octets no_octets() { return _mm256_setzero_si256(); }
+JT_INLINE void store_octets(uint8_t* to, Octets v) { _mm256_store_si256((__m256i*)to, v); }
 
 JT_INLINE void store_codes(uint16_t* to, Octets lower, Octets upper) {
   for (int half = 0; half < 2; ++half) {
@@ -99,12 +100,14 @@ JT_INLINE void store_codes(uint16_t* to, Octets lower, Octets upper) {
 
 #if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
 
+constexpr int kInRegisters = 12;  // levels
+
 // Leaves of kRows rows in one tree. asked(level): the bytes that are compared with thresholds of that level.
 template <class Asked>
 JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uint16_t* codes) {
-  Answer answers[kDeepest];
+  Answer answers[kInRegisters];
   Octets shuffled = no_octets(), lower = no_octets(), upper = no_octets();
-  times<kDeepest>([&](auto l) JT_FLAT {
+  times<kInRegisters>([&](auto l) JT_FLAT {
     constexpr int level = decltype(l)::value;
     if (level >= levels) return;
     answers[level] = larger(asked(level), threshold_of<level>(tree + tree_bytes(level), shuffled, answers));
@@ -113,6 +116,12 @@ JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uin
     else upper = with_bit(upper, answers[level], level - 8);
   });
   store_codes(codes, lower, upper);
+  for (int64_t level = kInRegisters; level < levels; ++level) {
+    alignas(64) uint8_t x[kRows];
+    store_octets(x, asked(level));
+    const uint8_t* const of = tree + tree_bytes((int)level);
+    for (int i = 0; i < kRows; ++i) codes[i] = (uint16_t)(codes[i] | (x[i] > of[codes[i]]) << level);
+  }
 }
 
 #else

@@ -50,7 +50,7 @@ def test_gradients_are_those_of_a_layer_with_one_soft_question() -> None:
 # images, pixels, codebooks, levels, outputs
 SIZES = [
     (3, 20, 5, 4, 7), (2, 7, 70, 4, 16), (2, 32, 130, 4, 33), (4, 9, 3, 8, 33), (2, 5, 130, 2, 1), (1, 1, 1, 1, 1),
-    (2, 37, 18, 5, 20), (2, 44, 33, 6, 48), (2, 45, 5, 7, 24), (1, 60, 3, 8, 17), (2, 33, 3, 9, 20), (3, 21, 2, 12, 16),
+    (2, 37, 18, 5, 20), (2, 44, 33, 6, 48), (2, 45, 5, 7, 24), (1, 60, 3, 8, 17), (2, 33, 3, 9, 20), (3, 21, 2, 12, 16), (2, 19, 1, 16, 3),
     (5, 60, 3, 4, 512), (5, 61, 2, 8, 400),  # more than is taken at once: of the images, and of the codebooks
 ]  # fmt: skip
 

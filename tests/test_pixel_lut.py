@@ -69,7 +69,7 @@ def graph() -> Graph:
     return check(Graph(ops, {t.name: t for t in tensors}, ("x",), ("y",), constants, {"x": "nchw", "y": "nchw"}))
 
 
-@pytest.mark.parametrize(("text", "fmt"), [("pixel8", PixelLut(8)), ("pixel4x16", PixelLut(4, 16)), ("pixel64x4096", PixelLut(64, 4096))])
+@pytest.mark.parametrize(("text", "fmt"), [("pixel8", PixelLut(8)), ("pixel4x16", PixelLut(4, 16)), ("pixel64x65536", PixelLut(64, 65536))])
 def test_a_pattern_is_written_and_read(text: str, fmt: PixelLut) -> None:
     assert str(fmt) == text and PixelLut.parse(text) == fmt and from_json(to_json(fmt), "here") == fmt
 
@@ -210,6 +210,15 @@ def test_sums_of_extreme_entries_are_exact() -> None:
     found["tables"][:] = np.where(found["tables"] < 100, -128, 127)
     for isa in isas():
         same("pixel_lut", isa, [image((n, h, w, 64))], [X, output()], conv_attrs(shape), found, "extreme")
+
+
+@pytest.mark.parametrize("k", [4096, 8192, 65536])
+def test_deep_trees(k: int) -> None:
+    shape = SHAPES["3x3"]
+    n, h, w, c, outputs, r, s, *_ = shape
+    found = layer(PixelLut(c, k), (outputs, r, s, c))
+    for isa in isas():
+        same("pixel_lut", isa, [image((n, h, w, c))], [X, output()], conv_attrs(shape), found, str(k))
 
 
 @pytest.mark.parametrize("act", ["none", "relu6"])

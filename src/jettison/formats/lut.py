@@ -30,7 +30,7 @@ import numpy as np
 from ..errors import FormatError, PatternError
 
 V_MAX = 65536  # layers of one pixel have a few thousand inputs and want few codebooks
-PROTOTYPES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+PROTOTYPES = tuple(1 << levels for levels in range(1, 17))  # codes have 16 bits
 DEFAULT_PROTOTYPES = 16  # one table of bytes is one shuffle register
 _TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
@@ -84,7 +84,7 @@ class LookUp(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Lut(LookUp):
-    """v inputs per codebook, 1 ≤ v ≤ 65536; prototypes a power of two up to 4096. Errors: PatternError."""
+    """v inputs per codebook, 1 ≤ v ≤ 65536; prototypes a power of two up to 65536. Errors: PatternError."""
 
     v: int
     prototypes: int = DEFAULT_PROTOTYPES

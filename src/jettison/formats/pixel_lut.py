@@ -37,7 +37,7 @@ _TEXT = re.compile(r"pixel(\d+)(?:x(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class PixelLut(LookUp):
-    """v channels per group, 1 ≤ v ≤ 65536; prototypes a power of two up to 4096. Errors: PatternError."""
+    """v channels per group, 1 ≤ v ≤ 65536; prototypes a power of two up to 65536. Errors: PatternError."""
 
     v: int
     prototypes: int = DEFAULT_PROTOTYPES

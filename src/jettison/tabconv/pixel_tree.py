@@ -4,7 +4,8 @@
     what a tree should keep apart:             z = x_S · A,  A Aᵀ = Σ_tap W_tap,S W_tap,Sᵀ: what all taps together make of it
 
 Trees grow level by level as in `tree`, but a question is about one channel, the mean of two or half their difference: of all v² the
-`TRIED` that explain most of z linearly within the nodes are tried, each with all thresholds.
+`TRIED` that explain most of z linearly within the nodes are tried, each with all thresholds. One of two channels is one operation more
+for every pixel, which would also buy codebooks: it is asked where it makes the error smaller by a larger share than that.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from itertools import combinations, product
 import numpy as np
 
 from ..formats import PixelLut
+from ..graph import Problem
 from .tree import best, principal, root
 
-TRIED = 8
+TRIED, TRIED_ALONE = 8, 2
+WORTH = 3.0  # percent of the error that one percent of the operations takes away as codebooks: 2.5 to 3 in ResNet-20
 SMOOTHED = 1e-3  # of a mean variance, added to each
 LEAST_GAIN = 0.999  # of two groups' error, for a change
 
@@ -32,8 +35,13 @@ class PixelTrees:
     groups: list[np.ndarray]
 
 
-def grow(pixels: np.ndarray, weight: np.ndarray, fmt: PixelLut, tell: Callable[[float], None] = lambda done: None) -> PixelTrees:
-    """Trees for u8 pixels (n, c) of a layer with float weights (k, r, s, c)."""
+def grow(
+    pixels: np.ndarray, weight: np.ndarray, fmt: PixelLut, price: float = 0.0, tell: Callable[[float], None] = lambda done: None
+) -> PixelTrees:
+    """Trees for u8 pixels (n, c) of a layer with float weights (k, r, s, c).
+
+    price: share of a group's error that a question must take away for each operation that it takes (`price_of`).
+    """
     channels = weight.shape[3]
     flat = weight.reshape(-1, channels).astype(np.float64)
     groups = groups_of(pixels, flat, fmt.v)
@@ -42,11 +50,17 @@ def grow(pixels: np.ndarray, weight: np.ndarray, fmt: PixelLut, tell: Callable[[
     for g, channel in enumerate(groups):
         x = pixels[:, channel]
         z = x.astype(np.float64) @ root(flat[:, channel])
-        asked, thresholds[g] = _grow(x, principal(z - z.mean(axis=0)).astype(np.float32), fmt.levels)
+        asked, thresholds[g] = _grow(x, principal(z - z.mean(axis=0)).astype(np.float32), fmt.levels, price)
         for level, (i, j) in enumerate(asked):
             questions[g, level] = channel[i], channel[j] if j >= 0 else -1 - channel[-1 - j]
         tell((g + 1) / len(groups))
     return PixelTrees(questions, thresholds, groups)
+
+
+def price_of(size: Problem, fmt: PixelLut, shape: tuple[int, ...]) -> float:
+    """What an operation for every pixel of the input is worth if spent on codebooks instead."""
+    look_ups = size.p * size.q * (fmt.codebooks(shape) - 1) * size.k
+    return WORTH * fmt.groups(shape) * size.padded_pixels / max(look_ups, 1)
 
 
 def groups_of(pixels: np.ndarray, weight: np.ndarray, v: int) -> list[np.ndarray]:
@@ -80,14 +94,15 @@ def groups_of(pixels: np.ndarray, weight: np.ndarray, v: int) -> list[np.ndarray
     return [np.sort(own) for own in group]
 
 
-def _grow(x: np.ndarray, z: np.ndarray, levels: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+def _grow(x: np.ndarray, z: np.ndarray, levels: int, price: float) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Question asked on each level, and all thresholds."""
-    node = np.zeros(len(x), np.int64)
+    node, error = np.zeros(len(x), np.int64), float((z.astype(np.float64) ** 2).sum())
     asked: list[tuple[int, int]] = []
     thresholds: list[np.ndarray] = []
     for level in range(levels):
         found = {q: best(_ask(x, *q), z, node, 1 << level) for q in _candidates(x, z, node, 1 << level)}
-        question = max(found, key=lambda q: found[q][0])
+        error -= max(gain for gain, _ in found.values())
+        question = max(found, key=lambda q: found[q][0] - price * (1 + (q[0] != q[1])) * error)
         asked.append(question)
         thresholds.append(found[question][1])
         node += (_ask(x, *question) > found[question][1][node]).astype(np.int64) << level
@@ -100,7 +115,10 @@ def _ask(x: np.ndarray, i: int, j: int) -> np.ndarray:
 
 
 def _candidates(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> list[tuple[int, int]]:
-    """The `TRIED` questions a with the largest ‖cov(a, z)‖² / var(a) within the nodes, from the covariances of single channels."""
+    """The `TRIED` questions a with the largest ‖cov(a, z)‖² / var(a) within the nodes, and as many channels alone as are `TRIED_ALONE`.
+
+    From the covariances of single channels.
+    """
     count = np.maximum(np.bincount(node, minlength=nodes), 1)
 
     def within(a: np.ndarray) -> np.ndarray:
@@ -116,7 +134,8 @@ def _candidates(x: np.ndarray, z: np.ndarray, node: np.ndarray, nodes: int) -> l
         for j in range(i):
             value[i, j] = _explained(cov[i] + cov[j], var[i, i] + var[j, j] + 2 * var[i, j])
             value[i, -1 - j] = _explained(cov[i] - cov[j], var[i, i] + var[j, j] - 2 * var[i, j])
-    return sorted(value, key=lambda q: -value[q])[:TRIED]
+    ranked = sorted(value, key=lambda q: -value[q])
+    return list(dict.fromkeys([*ranked[:TRIED], *[(i, j) for i, j in ranked if i == j][:TRIED_ALONE]]))
 
 
 def _explained(cov: np.ndarray, var: float) -> float:
