@@ -113,7 +113,7 @@ CASES = (
         include=EVERY,
         saved=99.4,
         kept=93,
-        epochs=40,
+        epochs=30,
         fit_images=120000,
         layers=MORE_PROTOTYPES,
     ),

@@ -13,7 +13,7 @@ from ..quantized import im2col
 from ..runtime import Session
 
 BATCH = 32
-ROW_BYTES = 1 << 30  # of rows and of what is wanted of them, at most
+ROW_BYTES = 1 << 31  # of rows and of what is wanted of them, at most
 
 Run = Callable[..., Any]  # images → the one output
 
