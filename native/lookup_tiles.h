@@ -133,7 +133,8 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes,
 
 template <int kLevels>
 void backward_tiles(const Trees& t, const float* image, const uint16_t* codes, const Slopes& to) {
-  constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kUpper = (1 << (kLevels < kByLane ? kLevels : kByLane)) - 1, kNear = near_codebooks(kLevels);
+  constexpr int64_t kPrototypes = 1 << kLevels, kNodes = kPrototypes - 1, kUpper = (1 << (kLevels < kByLane ? kLevels : kByLane)) - 1,
+                    kNear = near_codebooks(kLevels);
   const int64_t k = t.outputs, near = min64(kNear, max64(1, kNearFloats / 2 / (kPrototypes * k)));
   for (int64_t some = 0; some < t.codebooks; some += near) {
     const int64_t end = min64(t.codebooks, some + near);

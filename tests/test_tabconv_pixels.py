@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from jettison import _native, reference, tabconv  # noqa: E402
 from jettison.formats import Lut, PixelLut, pixel_lut  # noqa: E402
 from jettison.formats.pixel_lut import seen_by  # noqa: E402
-from jettison.graph import Graph  # noqa: E402
+from jettison.graph import Graph, Problem  # noqa: E402
 from jettison.runtime import Session, isas  # noqa: E402
 from jettison.tabconv import descent, pixel_lookup, pixel_tree  # noqa: E402
 from jettison.tabconv.network import Exact, TableNetwork  # noqa: E402
@@ -40,6 +40,19 @@ def test_a_question_is_about_what_outputs_depend_on(sign: int) -> None:
     right = pixel_lut.codes(pixels, trees.questions, trees.thresholds)[:, 0] == 1
     z = pixels.astype(float) @ weight[0, 0, 0] * (sign if i == 2 else 1)
     assert z[right].min() > z[~right].max() - 2 and 0.4 < right.mean() < 0.6
+
+
+def test_a_question_of_two_channels_is_asked_where_it_is_worth_its_operation() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3000, 4)).astype(np.uint8)
+    weight = np.zeros((1, 1, 1, 4))
+    weight[..., 1], weight[..., 2] = 1.0, 0.6
+    cheap, dear = (pixel_tree.grow(pixels, weight, PixelLut(4, 2), price).questions[0, 0] for price in (0.0, 0.5))
+    assert {*cheap} == {1, 2} and {*dear} == {1}
+
+
+def test_the_price_of_an_operation_is_its_share_of_the_look_ups() -> None:
+    size = Problem(1, 6, 7, 16, 10, 3, 3, (2, 2), (1, 1, 1, 1))  # 3 × 4 outputs, 8 × 9 padded pixels, 18 look-ups each
+    assert pixel_tree.price_of(size, PixelLut(8, 16), (10, 3, 3, 16)) == pytest.approx(pixel_tree.WORTH * 2 * 72 / (12 * 17 * 10))
 
 
 def test_groups_ask_about_their_own_channels() -> None:
