@@ -60,13 +60,15 @@ FOR_RESNET34 = (
 
 FOR_NIN = ("conv1=lut13x4096", "cccp1=lut48x4096", "cccp2=lut54x4096", "conv2=lut192x4096", "conv3=lut144x4096")
 
-# Of ResNet-20 the last stage costs most accuracy: it gets more codebooks, for what codes of a pixel's three colours save in the stem.
+# Of ResNet-20 the last stage costs most accuracy: it gets more codebooks, for what codes of a pixel's three colours save in the stem, and
+# fewer prototypes, as an image has few rows for it.
 MORE_AT_THE_END = (
-    "conv1=pixel3x4096",
-    "layer3.0.conv1=pixel6x4096",
-    "layer3.1.conv1=pixel7x4096",
-    "layer3.1.conv2=pixel6x4096",
-    "layer3.2.conv1=pixel6x4096",
+    "conv1=pixel3x16384",
+    "layer3.*=pixel8x8192",
+    "layer3.0.conv1=pixel6x8192",
+    "layer3.1.conv1=pixel7x8192",
+    "layer3.1.conv2=pixel7x8192",
+    "layer3.2.conv1=pixel6x8192",
 )
 
 
@@ -101,7 +103,7 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9", 0),
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
     Case("resnet20_cifar", "cifar10", "pixel8x1024", 0, epochs=5, fit_images=4096),
-    Case("resnet20_cifar", "cifar10", "pixel8x4096", 0, include=("conv1",), epochs=6, fit_images=50000, layers=MORE_AT_THE_END),
+    Case("resnet20_cifar", "cifar10", "pixel8x16384", 0, include=("conv1",), epochs=3, fit_images=50000, layers=MORE_AT_THE_END),
     Case("nin", "mnist", "lut48x4096", 3, include=("conv1",), saved=98.9, kept=81, epochs=6, fit_images=60000, layers=FOR_NIN),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192, layers=MORE_IN_SHORTCUTS),
@@ -113,7 +115,7 @@ CASES = (
         include=EVERY,
         saved=99.4,
         kept=93,
-        epochs=30,
+        epochs=18,
         fit_images=120000,
         layers=MORE_PROTOTYPES,
     ),
