@@ -112,18 +112,18 @@ JT_INLINE void slopes(const Trees& t, const float* image, const uint16_t* codes,
     const f32v change = choose(bit_set<l>(code), sub(e[kLevels], e[l]), sub(e[l], e[kLevels]));
     const f32v slope = choose(tile.mask, soften(sub(x[l], thresholds.template at<l>(before)), change, to.tau), zero());
     constexpr int first = (1 << l) - 1;
-    float* const level = by_lane + first * W;
     if constexpr (l < kFew) {
       for (int n = 0; n < 1 << l; ++n) {
-        const f32v had = load(level + n * W);
-        store(level + n * W, choose(equal(before, broadcast(n)), sub(had, slope), had));
+        float* const at = by_lane + (first + n) * W;
+        const f32v had = load(at);
+        store(at, choose(equal(before, broadcast(n)), sub(had, slope), had));
       }
     } else {
       float each[W];
       int32_t node[W];
       store(each, slope), store_lanes(node, before);
       if constexpr (l < kByLane)
-        for (int64_t p = 0; p < W; ++p) level[node[p] * W + p] -= each[p];
+        for (int64_t p = 0; p < W; ++p) by_lane[(first + node[p]) * W + p] -= each[p];
       else
         for (int64_t p = 0; p < tile.live; ++p) to.thresholds[j * (kPrototypes - 1) + first + node[p]] -= each[p];
     }

@@ -1,7 +1,8 @@
 // Hash trees for one instruction set: kRows rows (pixels) side by side, one byte each, thresholds found in registers.
 //
 // A level's thresholds are shuffled into place by the answers so far; where they are more than a shuffle takes, the answers of the later
-// levels choose between several; of the deepest levels, whose thresholds are too many for that, each row loads its own. Thresholds of a tree are packed as in vec_lut.h: level l, at least 16 bytes, from tree_bytes(l) on.
+// levels choose between several; of the deepest levels, whose thresholds are too many for that, each row loads its own. Thresholds of a
+// tree are packed as in vec_lut.h: level l, at least 16 bytes, from tree_bytes(l) on.
 #pragma once
 #include "levels.h"
 #include "vec_lut.h"

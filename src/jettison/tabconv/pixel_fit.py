@@ -20,7 +20,7 @@ from .descent import ISA, Layer, solve
 from .observe import ROW_BYTES, pixels_of, units_of
 from .pixel_tree import PixelTrees, grow, price_of
 
-TREE_PIXELS, TREE_PIXELS_PER_LEAF = 1 << 17, 32  # the larger
+TREE_PIXELS, TREE_PIXELS_PER_LEAF = 1 << 17, 32  # for growing trees, which takes long: the larger
 
 
 def fit(
