@@ -44,21 +44,28 @@ MORE_PROTOTYPES = (
 )
 
 FOR_RESNET34 = (
-    "conv1=lut17x4096",
-    "layer1.*=lut83x4096",
-    "layer2.*=lut165x4096",
-    "layer2.0.conv1=lut83x4096",
-    "layer3.*=lut192x2048",
-    "layer3.0.conv1=lut96x2048",
+    "conv1=lut25x65536",
+    "layer1.*=lut83x16384",
+    "layer1.0.downsample.0=lut22x16384",
+    "layer2.*=lut165x16384",
+    "layer2.0.conv1=lut83x16384",
+    "layer2.0.downsample.0=lut13x16384",
+    "layer3.*=lut192x4096",
+    "layer3.0.conv1=lut96x4096",
+    "layer3.0.downsample.0=lut13x4096",
     "layer4.*=lut576x1024",
     "layer4.0.conv1=lut384x1024",
-    "*.downsample.0=lut16x4096",
-    "layer2.0.downsample.0=lut13x4096",
-    "layer3.0.downsample.0=lut13x4096",
-    "layer4.0.downsample.0=lut16x1024",
+    "layer4.0.downsample.0=lut16x4096",
 )
 
-FOR_NIN = ("conv1=lut13x4096", "cccp1=lut48x4096", "cccp2=lut54x4096", "conv2=lut192x4096", "conv3=lut144x4096")
+FOR_NIN = (
+    "conv1=lut25x65536",
+    "cccp1=lut48x16384",
+    "cccp2=lut54x16384",
+    "conv2=lut150x16384",
+    "cccp[34]=lut48x16384",
+    "conv3=lut144x4096",
+)
 
 # Of ResNet-20 the last stage costs most accuracy: it gets more codebooks, for what codes of a pixel's three colours save in the stem, and
 # fewer prototypes, as an image has few rows for it.
