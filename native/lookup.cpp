@@ -108,39 +108,16 @@ void backward_plain(const Trees& t, const float* image, const uint16_t* codes, c
 
 #if defined(JETTISON_AVX512) || defined(JETTISON_AVX2)
 
+constexpr int kTiled = 4;  // levels, from where on there are tiles
+
 // f(levels) where there are tiles for so many, else rest().
 template <class F, class Rest>
 void with_levels(int64_t levels, const F& f, const Rest& rest) {
-  switch (levels) {
-    case 4:
-      return f(Count<4>());
-    case 5:
-      return f(Count<5>());
-    case 6:
-      return f(Count<6>());
-    case 7:
-      return f(Count<7>());
-    case 8:
-      return f(Count<8>());
-    case 9:
-      return f(Count<9>());
-    case 10:
-      return f(Count<10>());
-    case 11:
-      return f(Count<11>());
-    case 12:
-      return f(Count<12>());
-    case 13:
-      return f(Count<13>());
-    case 14:
-      return f(Count<14>());
-    case 15:
-      return f(Count<15>());
-    case 16:
-      return f(Count<16>());
-    default:
-      return rest();
-  }
+  if (levels < kTiled) return rest();
+  times<kDeepest - kTiled + 1>([&](auto more) {
+    constexpr int some = kTiled + decltype(more)::value;
+    if (levels == some) f(Count<some>());
+  });
 }
 
 void forward(const Trees& t, const float* image, uint16_t* codes, float* sums) {

@@ -85,6 +85,13 @@ JT_INLINE i32v widen(i16v v) {
 }
 #endif
 
+// The answers of one level: each row's byte against the threshold of the node that its code has come to.
+template <class Code>
+JT_INLINE void answer_rows(const uint8_t* x, const uint8_t* tree, int level, Code* codes) {
+  const uint8_t* const of = tree + tree_bytes(level);
+  for (int i = 0; i < kRows; ++i) codes[i] = (Code)(codes[i] | (x[i] > of[codes[i]]) << level);
+}
+
 #if !defined(JETTISON_AVX512)
 // Sums of one output channel.
 using Sums = int32_t[kRows];
@@ -328,10 +335,7 @@ JT_INLINE RowBytes inputs(const PlaneBytes& planes, const Split& s) {
 template <int kLevels>
 JT_INLINE void encode(const PlaneBytes& planes, const Split* splits, const uint8_t* tree, uint8_t* codes) {
   for (int i = 0; i < kRows; ++i) codes[i] = 0;
-  for (int level = 0; level < kLevels; ++level) {
-    const RowBytes x = inputs(planes, splits[level]);
-    for (int i = 0; i < kRows; ++i) codes[i] = (uint8_t)(codes[i] | (x.row[i] > tree[tree_bytes(level) + codes[i]]) << level);
-  }
+  for (int level = 0; level < kLevels; ++level) answer_rows(inputs(planes, splits[level]).row, tree, level, codes);
 }
 
 template <int kLevels, class End>

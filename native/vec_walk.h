@@ -120,8 +120,7 @@ JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uin
   for (int64_t level = kInRegisters; level < levels; ++level) {
     alignas(64) uint8_t x[kRows];
     store_octets(x, asked(level));
-    const uint8_t* const of = tree + tree_bytes((int)level);
-    for (int i = 0; i < kRows; ++i) codes[i] = (uint16_t)(codes[i] | (x[i] > of[codes[i]]) << level);
+    answer_rows(x, tree, (int)level, codes);
   }
 }
 
@@ -137,10 +136,7 @@ JT_INLINE RowBytes ask(const uint8_t* planes, const Question& q) {
 template <class Asked>
 JT_INLINE void walk(const Asked& asked, const uint8_t* tree, int64_t levels, uint16_t* codes) {
   for (int i = 0; i < kRows; ++i) codes[i] = 0;
-  for (int level = 0; level < levels; ++level) {
-    const RowBytes x = asked(level);
-    for (int i = 0; i < kRows; ++i) codes[i] = (uint16_t)(codes[i] | (x.row[i] > tree[tree_bytes(level) + codes[i]]) << level);
-  }
+  for (int level = 0; level < levels; ++level) answer_rows(asked(level).row, tree, level, codes);
 }
 
 #endif

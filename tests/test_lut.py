@@ -282,7 +282,7 @@ def test_linear(c: int, k: int, n: int) -> None:
                 same(kernel, isa, [image((n, c))], [X, out], {"k": k, "act": "none", "alpha": 0.0}, found, str((c, k)), "linear")
 
 
-@pytest.mark.parametrize(("v", "k"), [(9, 1024), (9, 4096), (40, 8192), (100, 65536)])
+@pytest.mark.parametrize(("v", "k"), [(9, 1024), (9, 2048), (9, 4096), (40, 8192), (100, 65536)])
 def test_deep_trees(v: int, k: int) -> None:
     shape = SHAPES["3x3"]
     n, h, w, c, outputs, r, s, *_ = shape

@@ -69,7 +69,15 @@ def graph() -> Graph:
     return check(Graph(ops, {t.name: t for t in tensors}, ("x",), ("y",), constants, {"x": "nchw", "y": "nchw"}))
 
 
-@pytest.mark.parametrize(("text", "fmt"), [("pixel8", PixelLut(8)), ("pixel4x16", PixelLut(4, 16)), ("pixel64x65536", PixelLut(64, 65536))])
+@pytest.mark.parametrize(
+    ("text", "fmt"),
+    [
+        ("pixel8", PixelLut(8)),
+        ("pixel4x16", PixelLut(4, 16)),
+        ("pixel64x4096", PixelLut(64, 4096)),
+        ("pixel64x65536", PixelLut(64, 65536)),
+    ],
+)
 def test_a_pattern_is_written_and_read(text: str, fmt: PixelLut) -> None:
     assert str(fmt) == text and PixelLut.parse(text) == fmt and from_json(to_json(fmt), "here") == fmt
 

@@ -9,6 +9,7 @@ is returned by `gradient_term` and added once per optimizer step by `Sparsifier.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..formats import Format
 
 
-class Parametrization(nn.Module):
+class Parametrization(nn.Module, ABC):
     """W → Ŵ, where Ŵ satisfies `fmt`. Subclasses define `forward(weight)` and `mask(weight)`.
 
     used: the mask of the last forward pass, where forward computes one; `Sparsifier.step` need not compute it again.
@@ -29,9 +30,9 @@ class Parametrization(nn.Module):
         super().__init__()
         self.fmt = fmt
 
+    @abstractmethod
     def mask(self, weight: Tensor) -> Tensor:
         """Bool, shaped like `weight`: True where Ŵ keeps the weight."""
-        raise NotImplementedError
 
     def advance(self, weight: Tensor, epoch: float) -> None:
         """Training has come to `epoch`, counted from 0, parts of epochs included. For methods with a schedule."""

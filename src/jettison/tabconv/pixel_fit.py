@@ -34,8 +34,8 @@ def fit(
     x, y = pixels_of(graph, made, op, tuple(a[:count] for a in images), threads, lambda d: tell(d * 0.3))
     weight = graph.weight(op) * units_of(graph, op)[:, None, None, None]
     pixels = x.transpose(0, 2, 3, 1).reshape(-1, shape[3])
-    asked = min(max(TREE_PIXELS, TREE_PIXELS_PER_LEAF * fmt.prototypes), len(pixels))
-    some = np.random.default_rng(seed).choice(len(pixels), asked, replace=False)
+    enough = max(TREE_PIXELS, TREE_PIXELS_PER_LEAF * fmt.prototypes)
+    some = np.random.default_rng(seed).choice(len(pixels), min(enough, len(pixels)), replace=False)
     trees = grow(pixels[some], weight, fmt, price_of(size, fmt, shape), lambda d: tell(0.3 + 0.3 * d))
     t, l, b, r = op.attrs.get("pad", (0, 0, 0, 0))
     padded = np.pad(x, ((0, 0), (0, 0), (t, b), (l, r)), constant_values=source.zero)
