@@ -21,7 +21,7 @@ from ..graph import Problem
 from .tree import best, principal, root
 
 TRIED, TRIED_ALONE = 8, 2
-WORTH = 3.0  # percent of the error that one percent of the operations takes away as codebooks (bench/table_sensitivity.py)
+WORTH = 3.0  # percent of the error that one percent of the operations takes away as codebooks: 2 to 3 (bench/table_sensitivity.py)
 SMOOTHED = 1e-3  # of a mean variance, added to each
 LEAST_GAIN = 0.999  # of two groups' error, for a change
 
