@@ -136,7 +136,7 @@ CASES = (
         include=EVERY,
         saved=99.3,
         kept=93,
-        epochs=20,
+        epochs=12,
         fit_images=120000,
         layers=FOR_RESNET34,
     ),
