@@ -19,6 +19,7 @@ from ..methods import Sparsifier
 from .checkpoint import NOWHERE, load_checkpoint, save_checkpoint
 from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .distributed import Processes
+from .memory import freed_stays
 from .progress import Bar
 from .recipe import Recipe, make_optimizer
 
@@ -77,7 +78,7 @@ def fit(
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
         run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
-    with Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
+    with freed_stays(), Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
         while len(run.history) < recipe.epochs:
             epoch = run.epoch(bar, checkpoint)
             if checkpoint is not None and processes.is_first:
