@@ -17,7 +17,7 @@ def freed_stays() -> Iterator[None]:
     """The C library gives nothing back to the system meanwhile; afterwards, all at once.
 
     By default glibc maps each large tensor anew and unmaps it when it is freed, and the system clears every page of it at its first
-    use: on some machines three quarters of a step of MobileNetV2. Other C libraries are left as they are.
+    use; in virtual machines that can take longer than the arithmetic. Other C libraries are left as they are.
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """
     if platform.libc_ver()[0] != "glibc":
