@@ -91,6 +91,7 @@ def settings_of(case: Case | Hybrid, args: argparse.Namespace) -> Settings:
         dense_epochs=0 if weights else case.dense_epochs,
         epochs=case.epochs,
         include=case.include,
+        exclude=case.exclude,
         element="int8",
         budget_ops=case.budget,
         fit_images=case.fit_images,
