@@ -67,7 +67,7 @@ class Subject:
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), (2, 5), 12, 18),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), (2, 5), 20, 18),
-    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 8, 18),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
     "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
     "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, 60),
 }

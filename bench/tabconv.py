@@ -49,7 +49,10 @@ from jettison.training.data import DataSet, load, normalise, test_batches
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "tabconv.json"
 FOLDERS = {"cifar10": "cifar10-jpeg75", "mnist": "mnist", "tiny-imagenet": "tiny-imagenet-100"}
-WEIGHTS = {"resnet20_cifar": ROOT / "bench" / "weights" / "resnet20_cifar-10-epochs" / "dense-seed0.safetensors"}
+WEIGHTS = {
+    ("resnet20_cifar", "cifar10"): ROOT / "bench" / "weights" / "resnet20_cifar-10-epochs" / "dense-seed0.safetensors",
+    ("resnet18_strided", "tiny-imagenet"): ROOT / "runs" / "crisp" / "resnet18_strided-tiny.safetensors",  # left by bench/crisp.py
+}
 PRUNED = (NM(2, 4), NM(1, 4))
 BATCH = 250
 
@@ -79,7 +82,7 @@ def main() -> None:
 
 
 def settings_of(case: Case | Hybrid, args: argparse.Namespace) -> Settings:
-    weights = WEIGHTS.get(case.network)
+    weights = WEIGHTS.get((case.network, case.data))
     if isinstance(case, Hybrid):
         made = {"weights": str(weights), "epochs": case.epochs, "element": "int8", "sparsity": case.sparsity}
         return Settings(case.network, case.pattern, "crisp", **made)
@@ -95,6 +98,7 @@ def settings_of(case: Case | Hybrid, args: argparse.Namespace) -> Settings:
         element="int8",
         budget_ops=case.budget,
         fit_images=case.fit_images,
+        bf16=case.bf16,
     )
 
 

@@ -104,6 +104,7 @@ class Case:
     epochs: int = EPOCHS
     fit_images: int = 2048
     layers: tuple[str, ...] = ()
+    bf16: bool = False
 
     @property
     def name(self) -> str:
@@ -144,7 +145,20 @@ CASES = (
         fit_images=20000,
         layers=FEW_CHANNELS,
     ),
-    Case("resnet34_strided", "cifar10", "lut9", 30, 0.356, saved=35.6, kept=93),
+    Case(
+        "resnet34_strided",
+        "cifar10",
+        "pixel4x128",
+        20,
+        include=("conv1",),
+        exclude=("layer3.[1-5].*", "layer4.*", "*.downsample.0"),
+        saved=35.6,
+        kept=93,
+        epochs=2,
+        fit_images=20000,
+        layers=("conv1=pixel3x1024", "layer3.0.*=pixel3x128"),
+        bf16=True,
+    ),
     Case(
         "resnet34_strided",
         "mnist",
@@ -157,7 +171,19 @@ CASES = (
         fit_images=120000,
         layers=FOR_RESNET34,
     ),
-    Case("resnet18_strided", "tiny-imagenet", "lut9", 30, 0.258, saved=25.8, kept=93),  # in the place of CIFAR-100
+    Case(  # in the place of CIFAR-100
+        "resnet18_strided",
+        "tiny-imagenet",
+        "pixel3x128",
+        0,
+        include=("conv1",),
+        exclude=("layer2.1.*", "layer[34].*", "*.downsample.0"),
+        saved=25.8,
+        kept=93,
+        epochs=2,
+        fit_images=20000,
+        layers=("conv1=pixel3x1024",),
+    ),
     Case("nin", "cifar10", "lut9", 30),
 )
 
