@@ -203,11 +203,15 @@ def magnitude(graph: Graph, fmt: NM) -> Graph:
 
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Name → numbers of every finished row: this machine's and those committed before."""
+    """Name → numbers of every finished row: those committed before, and over them this machine's."""
     content = json.loads(args.result.read_text()) if args.result.is_file() else {"tabconv": []}
     committed = (*content["tabconv"], *content.get("hybrids", []))
     here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
-    return {r["name"]: r for r in (*committed, *here)}
+    found: dict[str, dict[str, Any]] = {}
+    for row in (*committed, *here):
+        known = found.get(row["name"], {})
+        found[row["name"]] = known | {k: v for k, v in row.items() if v is not None or k not in known}
+    return found
 
 
 def write(args: argparse.Namespace) -> None:
