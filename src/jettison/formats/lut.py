@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -32,16 +32,41 @@ from ..errors import FormatError, PatternError
 V_MAX = 65536  # layers of one pixel have a few thousand inputs and want few codebooks
 PROTOTYPES = tuple(1 << levels for levels in range(1, 17))  # codes have 16 bits
 DEFAULT_PROTOTYPES = 16  # one table of bytes is one shuffle register
-_TEXT = re.compile(r"lut(\d+)(?:x(\d+))?")
 
 
 class LookUp(ABC):
-    """What the formats without weights share. They have `v`, `prototypes` and `codebooks`, the look-ups of one output."""
+    """What the formats without weights share. They have `v`, `prototypes` and `codebooks`, the look-ups of one output.
+
+    word, usual: `lut9` is typed for v = 9 and the usual number of prototypes, `lut9x32` for 32 of them. counted: what v is a number of.
+    """
 
     __slots__ = ()
     linear: ClassVar[bool] = False
+    word: ClassVar[str]
+    usual: ClassVar[int]
+    counted: ClassVar[str]
     v: int
     prototypes: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
+            example = f"for example {self.word}9"
+            raise PatternError(f"table look-up {self.word}: v, the {self.counted}, must be 1 to {V_MAX}, got {self.v!r}; {example}")
+        if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
+            known = ", ".join(map(str, PROTOTYPES))
+            raise PatternError(f"table look-up {self.word}: prototypes must be one of {known}, got {self.prototypes!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`lut9`, `lut9x32`. Errors: PatternError."""
+        found = re.fullmatch(rf"{cls.word}(\d+)(?:x(\d+))?", text)
+        if not found:
+            word = cls.word
+            raise PatternError(f"pattern {text!r} is not {word}V or {word}VxK with whole numbers; for example '{word}9'")
+        return cls(int(found[1]), int(found[2] or cls.usual))  # type: ignore[call-arg]
+
+    def __str__(self) -> str:
+        return f"{self.word}{self.v}" + ("" if self.prototypes == self.usual else f"x{self.prototypes}")
 
     @property
     def levels(self) -> int:
@@ -89,23 +114,9 @@ class Lut(LookUp):
     v: int
     prototypes: int = DEFAULT_PROTOTYPES
     kind: ClassVar[str] = "lut"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
-            raise PatternError(f"table look-up: v, the inputs per codebook, must be 1 to {V_MAX}, got {self.v!r}; for example lut9")
-        if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
-            raise PatternError(f"table look-up: prototypes must be one of {', '.join(map(str, PROTOTYPES))}, got {self.prototypes!r}")
-
-    @classmethod
-    def parse(cls, text: str) -> Lut:
-        """`lut9`: 9 inputs per codebook, 16 prototypes; `lut9x32`: 32 of them."""
-        found = _TEXT.fullmatch(text)
-        if not found:
-            raise PatternError(f"pattern {text!r} is not lutV or lutVxK with whole numbers; for example 'lut9'")
-        return cls(int(found[1]), int(found[2] or DEFAULT_PROTOTYPES))
-
-    def __str__(self) -> str:
-        return f"lut{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
+    word: ClassVar[str] = "lut"
+    usual: ClassVar[int] = DEFAULT_PROTOTYPES
+    counted: ClassVar[str] = "inputs per codebook"
 
     def codebooks(self, shape: tuple[int, ...]) -> int:
         """⌈r·s·c / v⌉; the last codebook may stand for fewer inputs."""

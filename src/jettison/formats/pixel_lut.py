@@ -21,18 +21,16 @@ two channels are ours.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from ..errors import FormatError, PatternError
-from .lut import PROTOTYPES, V_MAX, LookUp
+from ..errors import FormatError
+from .lut import LookUp
 
 DEFAULT_PROTOTYPES = 256
-_TEXT = re.compile(r"pixel(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +40,9 @@ class PixelLut(LookUp):
     v: int
     prototypes: int = DEFAULT_PROTOTYPES
     kind: ClassVar[str] = "pixel_lut"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.v, bool) or not isinstance(self.v, int) or not 1 <= self.v <= V_MAX:
-            raise PatternError(f"table look-up by pixels: v, the channels per group, must be 1 to {V_MAX}, got {self.v!r}; say pixel8")
-        if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
-            known = ", ".join(map(str, PROTOTYPES))
-            raise PatternError(f"table look-up by pixels: prototypes must be one of {known}, got {self.prototypes!r}")
-
-    @classmethod
-    def parse(cls, text: str) -> PixelLut:
-        """`pixel8`: 8 channels per group, 256 prototypes; `pixel8x1024`: 1024 of them."""
-        found = _TEXT.fullmatch(text)
-        if not found:
-            raise PatternError(f"pattern {text!r} is not pixelV or pixelVxK with whole numbers; for example 'pixel8'")
-        return cls(int(found[1]), int(found[2] or DEFAULT_PROTOTYPES))
-
-    def __str__(self) -> str:
-        return f"pixel{self.v}" + ("" if self.prototypes == DEFAULT_PROTOTYPES else f"x{self.prototypes}")
+    word: ClassVar[str] = "pixel"
+    usual: ClassVar[int] = DEFAULT_PROTOTYPES
+    counted: ClassVar[str] = "channels per group"
 
     def groups(self, shape: tuple[int, ...]) -> int:
         """⌈c / v⌉; the last group may have fewer channels."""
