@@ -37,7 +37,7 @@ from torch import nn
 from jettison import personal, zoo
 from jettison.bench.machine import provenance
 from jettison.cli.train import save_weights
-from jettison.compression import SALIENCY_BATCHES
+from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, evaluate, fit, on
@@ -215,6 +215,7 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
         if not weights.is_file():
             if args.backbone is not None:
                 start(model, args.backbone)
+                ready_for_training_(model, data, seed=0)
             lr = 0.02 if args.backbone else 0.1
             recipe = Recipe(epochs=args.dense_epochs or subject.dense_epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16)
             with on(args.device, model):

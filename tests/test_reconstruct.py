@@ -14,7 +14,7 @@ from jettison import zoo
 from jettison.compression import Settings, calibration_images, compress
 from jettison.errors import FormatError
 from jettison.formats import NM, Dense
-from jettison.methods import ASP, Select, match_statistics_, nm_mask, reconstruct_, sparsify_
+from jettison.methods import ASP, Select, are_of_no_data, match_statistics_, nm_mask, reconstruct_, sparsify_, take_statistics_
 from jettison.methods.mask import to_krsc
 from jettison.methods.reconstruct import BATCH, pruned
 from jettison.training.data import load
@@ -140,6 +140,19 @@ def test_statistics_become_those_of_the_dense_network(folded: bool) -> None:
         match_statistics_(again, model, list(x.split(16)))  # nothing was pruned: nothing changes, in how many batches ever
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_folded_statistics_are_taken_anew_before_training_and_the_network_stays_as_it_is() -> None:
+    model, x = normed(folded=True), 3 + correlated(64, 8, 5, 5)
+    assert are_of_no_data(model) and not are_of_no_data(normed(folded=False))
+    with torch.no_grad():
+        before = model(x)
+        assert (model.train()(x) - before).abs().max() > before.std()  # training would have begun from something else
+        model = normed(folded=True)
+        take_statistics_(model, x.split(16))
+        torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.train()(x), before, rtol=1e-3, atol=1e-3)
+    assert not are_of_no_data(model)
 
 
 def test_statistics_of_constant_channels_stay_finite() -> None:

@@ -23,6 +23,11 @@ def net(num_classes, in_channels):
         nn.Conv2d(in_channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
         nn.Flatten(), nn.Linear(256, num_classes),
     )
+
+def normed(num_classes, in_channels):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, num_classes)
+    )
 """
 
 
@@ -32,9 +37,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("net.py").write_text(NET)
 
 
-def train(*words: str) -> int:
+def train(*words: str, net: str = "net") -> int:
     with pytest.raises(SystemExit) as e:
-        main(["train", "net.py:net", "--threads", "1", *words])
+        main(["train", f"net.py:{net}", "--threads", "1", *words])
     return int(e.value.code or 0)
 
 
@@ -69,6 +74,19 @@ def test_training_for_other_classes_starts_from_a_backbone(capsys: pytest.Captur
     state = load_file("out.safetensors")
     assert torch.allclose(state["0.weight"], net["0.weight"]) and torch.allclose(state["2.bias"], net["2.bias"])
     assert state["5.weight"].shape == (10, 256) and state["5.weight"].abs().max() > 0
+
+
+def test_training_from_weights_with_folded_statistics_starts_where_they_left_off() -> None:
+    assert train("--epochs", "4", "-o", "whole.safetensors", "--json", "whole.json", net="normed") == 0
+    state = load_file("whole.safetensors")
+    scale = state["1.weight"] / (state["1.running_var"] + 1e-5).sqrt()
+    folded = {"1.weight": 100 * scale, "1.bias": state["1.bias"] + (state["0.bias"] - state["1.running_mean"]) * scale}
+    folded |= {"0.weight": state["0.weight"] / 100, "0.bias": torch.zeros(8), "1.running_mean": torch.zeros(8), "1.running_var": torch.ones(8)}
+    save_file(state | folded, "folded.safetensors")
+    still = ("--epochs", "1", "--lr", "1e-9", "--json", "again.json", "-o", "again.safetensors")
+    assert train("--weights", "folded.safetensors", *still, net="normed") == 0
+    before, after = (json.loads(Path(f"{name}.json").read_text())["epochs"][-1]["loss"] for name in ("whole", "again"))
+    assert after < 1.2 * before
 
 
 def test_the_same_seed_gives_the_same_file_also_resumed() -> None:

@@ -32,13 +32,15 @@ from .methods import (
     LayerReport,
     Permutation,
     Sparsifier,
+    are_of_no_data,
     choose_layers,
     match_statistics_,
     mean_gradients,
     permute_,
     reconstruct_,
     sparsify_,
-)  # fmt: skip
+    take_statistics_,
+)
 from .methods.qat import quantize_aware_
 from .methods.reconstruct import BATCH
 from .methods.select import check_names
@@ -54,6 +56,7 @@ from .zoo import build, load_weights
 SALIENCY_BATCHES = 64  # at most, per selection
 TOLERANCE = 1e-4  # of the exported network against PyTorch, relative to the largest output
 CHECKED_IMAGES = 16
+STATISTICS_IMAGES = 512
 STALE = ("budget.json", "tables.jettison")  # beside the checkpoints: what a run finds where an earlier one left it
 
 Tell = Callable[[str, Epoch], None]
@@ -178,6 +181,8 @@ def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | Non
     dense = _build(settings, data)
     if settings.weights is not None:
         load_weights(dense, settings.weights)
+        if settings.stages:
+            ready_for_training_(dense, data, settings.seed)
     if settings.start is None:
         return dense, None
     path = Path(settings.start)
@@ -189,6 +194,15 @@ def _start(settings: Settings, data: DataSet) -> tuple[nn.Module, Personal | Non
     except RuntimeError as e:
         raise CheckpointError(f"{path} does not fit {settings.model}: {e}") from e
     return dense, old
+
+
+def ready_for_training_(net: nn.Module, data: DataSet, seed: int) -> None:
+    """Weights from elsewhere whose norms have statistics of no data, which training would replace: they get those of training images.
+
+    The network does what it did (`methods.take_statistics_`).
+    """
+    if data.train is not None and are_of_no_data(net):
+        take_statistics_(net, torch.from_numpy(calibration_images(data, STATISTICS_IMAGES, seed)).split(BATCH))
 
 
 def _refuse(dense: nn.Module, settings: Settings) -> None:

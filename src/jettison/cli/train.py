@@ -85,6 +85,7 @@ def train(
     """
     import torch
 
+    from ..compression import ready_for_training_
     from ..methods import make_method
     from ..training import Recipe, device_of, fit, processes
     from ..training.data import load
@@ -111,11 +112,13 @@ def train(
         if backbone is not None:
             new = load_backbone(net, backbone)
             output.say(f"from {backbone}: all but {', '.join(new) or 'nothing'}")
+        start = weights or backbone
+        if start is not None:
+            ready_for_training_(net, images, seed)
         net = net.to(device_of(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
         handle = _sparsify(net, pattern, how, include, exclude, remainder)
         tell = _teller(output, recipe) if group.is_first else None
-        start = weights or backbone
         origin = {"network": model, "weights": str(start) if start else None, "teacher": teacher and str(teacher)}
         history = fit(net, images, recipe, handle, master, path, resume, tell, group, output.live, origin)
         if handle is not None:

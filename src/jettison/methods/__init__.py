@@ -17,7 +17,7 @@ from .reconstruct import reconstruct_
 from .select import LayerChoice, Select, choose_layers
 from .sparsifier import SAD, Change, LayerReport, Sparsifier, sparsify_
 from .srste import SRSTE
-from .statistics import match_statistics_
+from .statistics import are_of_no_data, match_statistics_, take_statistics_
 from .ste import STE
 
 # name → class; the file has the method's name
@@ -51,6 +51,6 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 __all__ = [
     "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Permutation", "Select", "Sparsifier", "choose_layers", "keep_mask", "make_method", "match_statistics_", "mean_gradients", "nm_mask",
-    "permute_", "reconstruct_", "sparsify_", "straight_through",
+    "Permutation", "Select", "Sparsifier", "are_of_no_data", "choose_layers", "keep_mask", "make_method", "match_statistics_", "mean_gradients",
+    "nm_mask", "permute_", "reconstruct_", "sparsify_", "straight_through", "take_statistics_",
 ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""After pruning without training: every BatchNorm channel gets back the mean and the variance that it had in the dense network.
+"""Statistics of BatchNorm: given back after pruning (`match_statistics_`), taken anew before training (`take_statistics_`).
+
+After pruning without training: every BatchNorm channel gets back the mean and the variance that it had in the dense network.
 
     μ' = m̂ − r·(m − μ),   √(σ'² + ε) = r·√(σ² + ε),   r = √(v̂ / v)
 
@@ -8,6 +10,12 @@ running statistics of before, μ', σ'²: those of after. So what leaves the cha
 Where μ = m and σ² = v this is re-estimation of BatchNorm on the images. Elsewhere it is not, and re-estimation ruins the network:
 frozen or folded running statistics (0 and 1, say) are constants like any other, to which γ and β belong. It is also steadier: what is
 particular about few images stands in m and in m̂, and goes away.
+
+Training normalises by the batch, so it ruins a network with such constants just as well. Before it, they become true ones:
+
+    μ' = m,   σ'² = v,   γ' = γ·√((v + ε) / (σ² + ε)),   β' = β + γ·(m − μ) / √(σ² + ε)
+
+and the network does what it did, in evaluation mode; in training mode too, but for the chance of the batch.
 
 Source: Frantar and Alistarh 2022 (arXiv 2208.11580), section 6, "statistics correction"; Jordan et al. 2023, "REPAIR" (arXiv 2211.08403).
 """
@@ -48,6 +56,37 @@ def match_statistics_(model: nn.Module, dense: nn.Module, batches: Sequence[Tens
         _watched(model, norms, x, correct)
     for name, summed in total.items():
         _set(norms[name], before[name], summed[:, :2] / summed[:, 2:])
+
+
+def are_of_no_data(model: nn.Module) -> bool:
+    """Whether the running statistics of some norm are those that it was made with, 0 and 1: folded, or never trained."""
+    return any((m.running_mean == 0).all() and (m.running_var == 1).all() for m in _norms(model).values())
+
+
+@torch.no_grad()
+def take_statistics_(model: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Running statistics of `model`, in place, become those of these images, and γ and β make up for it. It is left in evaluation mode.
+
+    batches: as for `match_statistics_`. A norm without γ and β stays as it is.
+    """
+    norms = {name: m for name, m in _norms(model.eval()).items() if m.affine}
+    total: dict[str, Tensor] = {}  # name → Σ over the batches: count times mean and mean square, and count
+
+    def add(name: str, z: Tensor) -> None:
+        weight = z.numel() / z.shape[1]
+        moments = _moments(z) * weight
+        total[name] = total.get(name, 0) + torch.cat((moments, torch.full_like(moments[:1], weight)))
+
+    for x in batches:
+        _watched(model, norms, x, add)
+    for name, summed in total.items():
+        norm: Any = norms[name]
+        mean, square = summed[:2] / summed[2]
+        var, std = (square - mean.square()).clamp(min=0), (norm.running_var.double() + norm.eps).sqrt()
+        norm.bias.copy_(norm.bias + norm.weight * (mean - norm.running_mean) / std)
+        norm.weight.copy_(norm.weight * (var + norm.eps).sqrt() / std)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
 
 
 def _norms(model: nn.Module) -> Norms:
