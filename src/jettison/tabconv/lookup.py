@@ -76,7 +76,7 @@ def _native_backward(
     for_x, for_thresholds, for_entries = torch.zeros_like(x), torch.zeros(threads, *thresholds.shape), torch.zeros(threads, *entries.shape)
     layer = _layer(x, starts, places, thresholds, entries)
     layer.backward(_native.Pool(threads), ISA, x, codes, grad, tau, for_x, for_thresholds, for_entries)
-    return for_x, for_thresholds.sum(0), for_entries.sum(0)
+    return for_x, for_thresholds.sum(0), for_entries.sum(0) if threads > 1 else for_entries[0]  # millions of floats, not copied
 
 
 def _forward(x: Tensor, starts: Tensor, places: Tensor, thresholds: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
