@@ -57,7 +57,8 @@ def tabconv(results: dict[str, dict[str, Any]]) -> str:
             out.append(f"\nTimed as fitted anew, in the same formats, as the trained networks are no longer there: {'; '.join(fitted)}.\n")
         for row in r["tabconv"]:
             if row.get("layers"):
-                out.append(f"\n{row['network']} on {row['data']} by layer: `{','.join((row['pattern'], *row['layers']))}`\n")
+                exact = f", exact `{','.join(row['exclude'])}`" if row.get("exclude") else ""
+                out.append(f"\n{row['network']} on {row['data']} by layer: `{','.join((row['pattern'], *row['layers']))}`{exact}\n")
         if r["missing"]:
             out.append(f"\nNot run yet: {', '.join(r['missing'])}.\n")
     return "".join(out)
