@@ -81,7 +81,8 @@ def test_training_from_weights_with_folded_statistics_starts_where_they_left_off
     state = load_file("whole.safetensors")
     scale = state["1.weight"] / (state["1.running_var"] + 1e-5).sqrt()
     folded = {"1.weight": 100 * scale, "1.bias": state["1.bias"] + (state["0.bias"] - state["1.running_mean"]) * scale}
-    folded |= {"0.weight": state["0.weight"] / 100, "0.bias": torch.zeros(8), "1.running_mean": torch.zeros(8), "1.running_var": torch.ones(8)}
+    folded |= {"0.weight": state["0.weight"] / 100, "0.bias": torch.zeros(8)}
+    folded |= {"1.running_mean": torch.zeros(8), "1.running_var": torch.ones(8)}
     save_file(state | folded, "folded.safetensors")
     still = ("--epochs", "1", "--lr", "1e-9", "--json", "again.json", "-o", "again.safetensors")
     assert train("--weights", "folded.safetensors", *still, net="normed") == 0

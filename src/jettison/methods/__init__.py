@@ -51,6 +51,6 @@ def make_method(name: str, epochs: float, decay: float | None = None, ramp_epoch
 
 __all__ = [
     "ASP", "CRISP", "METHODS", "SAD", "SRSTE", "STE", "Change", "Hybrid", "LayerChoice", "LayerReport", "MaxQ", "Method", "Parametrization",
-    "Permutation", "Select", "Sparsifier", "are_of_no_data", "choose_layers", "keep_mask", "make_method", "match_statistics_", "mean_gradients",
-    "nm_mask", "permute_", "reconstruct_", "sparsify_", "straight_through", "take_statistics_",
+    "Permutation", "Select", "Sparsifier", "are_of_no_data", "choose_layers", "keep_mask", "make_method", "match_statistics_",
+    "mean_gradients", "nm_mask", "permute_", "reconstruct_", "sparsify_", "straight_through", "take_statistics_",
 ]  # fmt: skip
