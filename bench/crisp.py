@@ -6,7 +6,8 @@
     python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
 
 Each network is trained dense on all classes first, from --backbone if there is one (its classifier, and what else does not fit, start
-anew). Then, for every number of classes and every draw of classes, all variants start from it with one recipe and equal epochs:
+anew). Then, for every number of classes and every draw of classes, all variants start from it and learn from its scores too, with one
+recipe and equal epochs:
 
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
     crisp         the whole method                          magnitude     CRISP whose saliency is |w|
@@ -46,6 +47,7 @@ from jettison.training.data import DataSet, load, normalise, only_classes, shrin
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
 SPARSITY = 0.92
+DISTILL = 0.9  # weight of the dense network's scores in what is learnt: chosen classes may have few images
 VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
 UNRANKED = ("dense", "dense-tuned", "nm")  # have no blocks
 PUBLISHED = {"rank": "sum", "settle": 0.0}
@@ -136,7 +138,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
     model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else subject.epochs // (2 if run.variant == "from" else 1)
-    recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, seed=run.draw, bf16=args.bf16)
+    recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, seed=run.draw, bf16=args.bf16)
     handle, old = None, None
     if run.variant == "nm":
         handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
@@ -145,10 +147,10 @@ def train(run: Run, args: argparse.Namespace) -> None:
         if old is not None:
             model.load_state_dict(personal.resumed(old, chosen))
         handle = blocks(run, model, subject)
-        prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, old, args)
+        prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, dense, old, args)
     if epochs and (handle is None or run.variant == "nm"):
-        with on(args.device, model):
-            fit(model, few, recipe, handle, checkpoint=args.state / f"{run.name}.pt", resume=True, progress=False)
+        with on(args.device, model, dense):
+            fit(model, few, recipe, handle, dense, args.state / f"{run.name}.pt", resume=True, progress=False)
     sparsity = handle.sparsity() if handle else 0.0
     if handle is not None:
         if run.variant == "crisp":
@@ -175,9 +177,17 @@ def blocks(run: Run, model: nn.Module, subject: Subject) -> Sparsifier:
 
 
 def prune(
-    run: Run, model: nn.Module, handle: Sparsifier, few: DataSet, seen: DataSet, recipe: Recipe, old: Any, args: argparse.Namespace
+    run: Run,
+    model: nn.Module,
+    handle: Sparsifier,
+    few: DataSet,
+    seen: DataSet,
+    recipe: Recipe,
+    dense: nn.Module,
+    old: personal.Personal | None,
+    args: argparse.Namespace,
 ) -> None:
-    """Select and train in turns. seen: the images that saliency is measured on."""
+    """Select and train in turns. seen: the images that saliency is measured on. dense: the teacher."""
     hybrid = Hybrid(handle, handle.method, None if old is None else old.masks)  # type: ignore[arg-type]
     steps = hybrid.schedule(SPARSITY, recipe.epochs) if old is None else [(SPARSITY, recipe.epochs)]
     for i, (target, epochs) in enumerate(steps):
@@ -185,8 +195,8 @@ def prune(
             gradients = mean_gradients(handle, model, images(seen, recipe))
         hybrid.select(gradients, target)
         part = Recipe(**{**asdict(recipe), "epochs": epochs})
-        with on(args.device, model):
-            fit(model, few, part, handle, checkpoint=args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
+        with on(args.device, model, dense):
+            fit(model, few, part, handle, dense, args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
 
 
 def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
