@@ -55,7 +55,10 @@ PUBLISHED = {"rank": "sum", "settle": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density. classes: how many are chosen."""
+    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density. classes: how many are chosen.
+
+    epochs: for each number of classes; more where there are few images, so that steps do not get too few.
+    """
 
     model: str
     data: str
@@ -63,15 +66,15 @@ class Subject:
     nm: NM
     classes: tuple[int, ...]
     dense_epochs: int
-    epochs: int
+    epochs: tuple[int, ...]
 
 
 SUBJECTS = {
-    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), (2, 5), 12, 18),
-    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), (2, 5), 20, 18),
-    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
-    "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, 60),
-    "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, 60),
+    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), (2, 5), 12, (18, 18)),
+    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), (2, 5), 20, (18, 18)),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, (180, 90, 60)),
+    "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, (180, 90, 60)),
+    "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, (180, 90, 60)),
 }
 
 
@@ -137,7 +140,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
     dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
-    model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else subject.epochs // (2 if run.variant == "from" else 1)
+    whole = dict(zip(subject.classes, subject.epochs))[run.count]
+    model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else whole // (2 if run.variant == "from" else 1)
     recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, seed=run.draw, bf16=args.bf16)
     handle, old = None, None
     if run.variant == "nm":
