@@ -55,26 +55,25 @@ PUBLISHED = {"rank": "sum", "settle": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density. classes: how many are chosen.
+    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
-    epochs: for each number of classes; more where there are few images, so that steps do not get too few.
+    epochs: by how many classes are chosen; more where there are few images, so that steps do not get too few.
     """
 
     model: str
     data: str
     block: int
     nm: NM
-    classes: tuple[int, ...]
     dense_epochs: int
-    epochs: tuple[int, ...]
+    epochs: dict[int, int]
 
 
 SUBJECTS = {
-    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), (2, 5), 12, (18, 18)),
-    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), (2, 5), 20, (18, 18)),
-    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, (180, 90, 60)),
-    "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), (2, 5, 10), 40, (180, 90, 60)),
-    "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), (2, 5, 10), 60, (180, 90, 60)),
+    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
+    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 90, 10: 60}),
+    "vgg16_bn": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 90, 10: 60}),
+    "mobilenetv2_100": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 60, {2: 180, 5: 90, 10: 60}),
 }
 
 
@@ -108,7 +107,7 @@ def main() -> None:
         Run(network, count, draw, variant, args.ranks)
         for network in args.network
         for draw in range(args.draws)
-        for count in SUBJECTS[network].classes
+        for count in SUBJECTS[network].epochs
         if args.classes is None or count in args.classes
         for variant in args.variants
     ]
@@ -140,8 +139,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
     dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
-    whole = dict(zip(subject.classes, subject.epochs))[run.count]
-    model, epochs = copy.deepcopy(dense), 0 if run.variant == "dense" else whole // (2 if run.variant == "from" else 1)
+    shares = {"dense": 0, "from": 0.5}
+    model, epochs = copy.deepcopy(dense), int(shares.get(run.variant, 1) * subject.epochs[run.count])
     recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, seed=run.draw, bf16=args.bf16)
     handle, old = None, None
     if run.variant == "nm":

@@ -49,8 +49,7 @@ def match_statistics_(model: nn.Module, dense: nn.Module, batches: Sequence[Tens
 
         def correct(name: str, z: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
             pair = torch.stack((seen[name].pop(0), _moments(z)))
-            weight = z.numel() / z.shape[1]
-            total[name] = total.get(name, 0) + torch.cat((pair * weight, torch.full_like(pair[:, :1], weight)), 1)
+            total[name] = total.get(name, 0) + _counted(pair, z)
             _set(norms[name], before[name], pair)  # the layers behind see corrected inputs already in this batch
 
         _watched(model, norms, x, correct)
@@ -73,9 +72,7 @@ def take_statistics_(model: nn.Module, batches: Sequence[Tensor]) -> None:
     total: dict[str, Tensor] = {}  # name → Σ over the batches: count times mean and mean square, and count
 
     def add(name: str, z: Tensor) -> None:
-        weight = z.numel() / z.shape[1]
-        moments = _moments(z) * weight
-        total[name] = total.get(name, 0) + torch.cat((moments, torch.full_like(moments[:1], weight)))
+        total[name] = total.get(name, 0) + _counted(_moments(z), z)
 
     for x in batches:
         _watched(model, norms, x, add)
@@ -108,6 +105,12 @@ def _moments(z: Tensor) -> Tensor:
     """(2, c): mean and mean square."""
     var, mean = torch.var_mean(z.float(), [0, *range(2, z.dim())], correction=0)
     return torch.stack((mean, var + mean.square())).double()
+
+
+def _counted(moments: Tensor, z: Tensor) -> Tensor:
+    """Moments (…, 2, c) of z as what adds up over batches, (…, 3, c): count times mean and mean square, and count."""
+    count = z.numel() / z.shape[1]
+    return torch.cat((moments * count, torch.full_like(moments[..., :1, :], count)), -2)
 
 
 def _set(norm: Any, before: tuple[Tensor, Tensor], pair: Tensor) -> None:
