@@ -117,7 +117,7 @@ CASES = (
     Case("resnet20_cifar", "cifar10", "lut9x256", 0),
     Case("resnet20_cifar", "cifar10", "pixel8x1024", 0, epochs=5, fit_images=4096),
     Case("resnet20_cifar", "cifar10", "pixel8x16384", 0, include=("conv1",), epochs=3, fit_images=50000, layers=MORE_AT_THE_END),
-    Case("nin", "mnist", "lut48x4096", 3, include=("conv1",), saved=98.9, kept=81, epochs=6, fit_images=60000, layers=FOR_NIN),
+    Case("nin", "mnist", "lut48x4096", 3, include=("conv1",), saved=98.9, kept=81, epochs=6, fit_images=60000, layers=FOR_NIN, bf16=True),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192),
     Case("resnet18_strided", "mnist", "lut171x256", 3, include=EVERY, saved=99.4, kept=93, fit_images=8192, layers=MORE_IN_SHORTCUTS),
     Case(
