@@ -29,7 +29,7 @@ def images(n: int = 5) -> torch.Tensor:
     return torch.randn(n, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-PATTERNS = [(n, m) for m in (1, 2, 4, 8, 16, 32) for n in sorted({1, max(1, m // 2), m})]
+PATTERNS = [*((n, m) for m in (1, 2, 4, 8, 16, 32) for n in sorted({1, max(1, m // 2), m})), (5, 64)]
 
 
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
