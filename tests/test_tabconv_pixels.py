@@ -15,13 +15,20 @@ from jettison.runtime import Session, isas  # noqa: E402
 from jettison.tabconv import descent, pixel_lookup, pixel_tree  # noqa: E402
 from jettison.tabconv.network import Exact, TableNetwork  # noqa: E402
 from jettison.tabconv.pixel_lookup import PixelLayer, PixelLookUp  # noqa: E402
-from test_tabconv import conv, exact, images, one_thread  # noqa: E402, F401
+from tabconv_nets import conv, exact_net, images  # noqa: E402
+
+torch.set_num_threads(1)
 
 PIXELS = PixelLut(4, 16)
 
 
 @pytest.fixture(scope="module")
-def fitted(exact: Graph) -> tuple[Graph, list[tabconv.LayerFit]]:  # noqa: F811
+def exact() -> Graph:
+    return exact_net()
+
+
+@pytest.fixture(scope="module")
+def fitted(exact: Graph) -> tuple[Graph, list[tabconv.LayerFit]]:
     return tabconv.fit(exact, images(200), PIXELS, seed=1, threads=1)
 
 
@@ -101,7 +108,7 @@ def test_inputs_of_few_values_are_looked_up_exactly() -> None:
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
 
 
-def test_the_fitted_network_runs_to_the_same_bits_everywhere(exact: Graph, fitted) -> None:  # noqa: F811
+def test_the_fitted_network_runs_to_the_same_bits_everywhere(exact: Graph, fitted) -> None:
     made, fits = fitted
     assert {f.name for f in fits if not f.reason} == {"a", "b", "down", "point"}
     assert all(f.error is not None and f.error < 0.5 for f in fits if not f.reason)
@@ -113,7 +120,7 @@ def test_the_fitted_network_runs_to_the_same_bits_everywhere(exact: Graph, fitte
     assert all(np.array_equal(a, again.constants[name]) for name, a in made.constants.items())
 
 
-def test_formats_of_both_kinds_may_be_mixed(exact: Graph) -> None:  # noqa: F811
+def test_formats_of_both_kinds_may_be_mixed(exact: Graph) -> None:
     made, fits = tabconv.fit(exact, images(200), Lut(9), seed=1, threads=1, formats={"b": PIXELS, "down": PixelLut(3, 32)})
     assert {op.name: str(op.format) for op in made.ops if op.name in ("a", "b", "down")} == {
         "a": "lut9",
@@ -151,7 +158,7 @@ def test_the_trainable_network_computes_what_the_kernels_compute(fitted) -> None
             assert np.median(np.abs(got - want)) < 1e-3 * np.abs(want).max()
 
 
-def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> None:  # noqa: F811
+def test_training_brings_the_network_nearer_to_the_exact_one(exact: Graph) -> None:
     made, _ = tabconv.fit(exact, images(200), PixelLut(8, 4), seed=1, threads=1)
     x = torch.from_numpy(images(96, seed=4))
     want = torch.from_numpy(Session(exact, threads=1).run(x.numpy()))
