@@ -1,24 +1,16 @@
-"""Data sets: every official format, parquet and folders, read back exactly; damage is named with the cure."""
+"""Data sets: every official format, parquet and folders, read back exactly."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
 import tarfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
+from data_files import RNG, add, class_folders, jpeg, pictures, png, register, write_mnist, write_parquet
 from jettison.errors import DataError
 from jettison.file import cache_folder
 from jettison.training import data as module
@@ -26,7 +18,6 @@ from jettison.training.data import DATASETS, load, train_batches
 from jettison.training.data import test_batches as ordered_batches
 
 torch.set_num_threads(1)
-RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
@@ -35,49 +26,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JETTISON_DATA", raising=False)
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-
-
-def register(monkeypatch: pytest.MonkeyPatch, name: str, folder: Path, **changes: object) -> None:
-    """Let DATASETS expect the MD5 of the files the test has written to `folder`."""
-    entry = DATASETS[name]
-    md5 = {f: hashlib.md5((folder / f).read_bytes()).hexdigest() for f in entry.md5}
-    monkeypatch.setitem(DATASETS, name, replace(entry, md5=md5, **changes))
-
-
-def png(image: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
-
-
-def pictures(n: int, side: int = 8) -> np.ndarray:
-    return RNG.integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-
-
 # --- official formats --------------------------------------------------------------------------------------------------
-
-
-def idx(array: np.ndarray) -> bytes:
-    return gzip.compress(bytes((0, 0, 8, array.ndim)) + b"".join(int(d).to_bytes(4, "big") for d in array.shape) + array.tobytes())
-
-
-def write_mnist(folder: Path) -> dict[str, np.ndarray]:
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        "train-images-idx3-ubyte.gz": RNG.integers(0, 256, (20, 28, 28), dtype=np.uint8),
-        "train-labels-idx1-ubyte.gz": RNG.integers(0, 10, 20, dtype=np.uint8),
-        "t10k-images-idx3-ubyte.gz": RNG.integers(0, 256, (6, 28, 28), dtype=np.uint8),
-        "t10k-labels-idx1-ubyte.gz": RNG.integers(0, 10, 6, dtype=np.uint8),
-    }
-    for name, array in arrays.items():
-        (folder / name).write_bytes(idx(array))
-    return arrays
 
 
 @pytest.mark.parametrize("inside", ["mnist", "."])
@@ -116,12 +65,6 @@ def test_cifar_archives_are_read_exactly(tmp_path: Path, monkeypatch: pytest.Mon
     assert data.classes == tuple(classes)
 
 
-def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    archive.addfile(info, io.BytesIO(content))
-
-
 def test_tiny_imagenet_zip_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     colours = {"n02": (250, 10, 10), "n01": (10, 10, 250)}
     with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
@@ -144,12 +87,6 @@ def test_tiny_imagenet_zip_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert data.size == 64
 
 
-def jpeg(colour: tuple[int, int, int]) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (64, 64), colour).save(out, "JPEG")
-    return out.getvalue()
-
-
 def test_digits_need_no_files_and_can_be_shown_larger() -> None:
     data, large = load("digits"), load("digits", size=32)
     assert data.train is not None and large.train is not None
@@ -162,18 +99,6 @@ def test_digits_need_no_files_and_can_be_shown_larger() -> None:
 
 
 # --- parquet and folders -----------------------------------------------------------------------------------------------
-
-
-def write_parquet(path: Path, images: list[bytes], labels: list[int], names: list[str] | None = None, column: str = "img") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"bytes": b, "path": None} for b in images]
-    table = pa.table(
-        {column: pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())])), "label": pa.array(labels, pa.int64())}
-    )
-    if names is not None:
-        meta = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(meta)})
-    pq.write_table(table, path)
 
 
 def test_parquet_is_read_in_order_of_its_parts(tmp_path: Path) -> None:
@@ -235,13 +160,6 @@ def test_class_folders(tmp_path: Path, split_folders: bool) -> None:
     np.testing.assert_array_equal(data.test.images, np.concatenate([s[[4, 9]] for s in images.values()]))  # type: ignore[arg-type]
 
 
-def class_folders(root: Path, *names: str, side: int = 8) -> None:
-    for name in names:
-        (root / name).mkdir(parents=True)
-        for i in range(5):
-            (root / name / f"{i}.png").write_bytes(png(pictures(1, side)[0]))
-
-
 def test_a_train_folder_is_a_split_unless_it_is_a_class(tmp_path: Path) -> None:
     class_folders(tmp_path / "alone", "train/cat", "train/dog")
     assert load(str(tmp_path / "alone")).classes == ("cat", "dog")
@@ -264,152 +182,10 @@ def test_class_folders_of_different_sizes_are_decoded_one_by_one(tmp_path: Path)
     assert next(iter(ordered_batches(data, 4, workers=0)))[0].shape == (1, 3, 32, 32)
 
 
-# --- what is missing or damaged ----------------------------------------------------------------------------------------
-
-
-def test_missing_files_name_themselves_and_the_command(tmp_path: Path, offline: None) -> None:
-    with pytest.raises(DataError) as e:
-        load("cifar10", tmp_path)
-    for words in (
-        str(tmp_path / "cifar10" / "cifar-10-binary.tar.gz"),
-        "no network in tests",
-        "fetch it with: curl",
-        "https://www.cs.toronto.edu/",
-    ):
-        assert words in str(e.value)
-    assert not (tmp_path / "cifar10").exists() or not list((tmp_path / "cifar10").iterdir())
-
-
-def test_a_download_that_is_not_the_file_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"<html>moved</html>"))
-    with pytest.raises(DataError, match="not the published file"):
-        load("cifar10", tmp_path)
-    assert list((tmp_path / "cifar10").iterdir()) == []
-
-
-def test_missing_files_are_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_mnist(tmp_path / "source")
-    register(monkeypatch, "mnist", tmp_path / "source")
-    asked = []
-
-    def serve(url: str, **_: object) -> io.BytesIO:
-        asked.append(url)
-        return io.BytesIO((tmp_path / "source" / url.rsplit("/", 1)[1]).read_bytes())
-
-    monkeypatch.setattr("urllib.request.urlopen", serve)
-    assert len(load("mnist", tmp_path / "d").test) == 6
-    assert len(load("mnist", tmp_path / "d").test) == 6
-    assert len(asked) == 4
-
-
-def test_one_missing_file_of_four_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
-    write_mnist(tmp_path / "mnist")
-    register(monkeypatch, "mnist", tmp_path / "mnist")
-    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is missing .* curl .*t10k-labels-idx1-ubyte\.gz"):
-        load("mnist", tmp_path)
-
-
-def test_a_flipped_bit_is_found_and_the_users_file_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_mnist(tmp_path)
-    register(monkeypatch, "mnist", tmp_path)
-    path = tmp_path / "train-labels-idx1-ubyte.gz"
-    content = bytearray(path.read_bytes())
-    content[-9] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz is corrupt .* curl"):
-        load("mnist", tmp_path)
-    assert path.read_bytes() == bytes(content)
-
-
-def damage_mnist(folder: Path, change: Callable[[bytes], bytes]) -> None:
-    write_mnist(folder)
-    path = folder / "train-images-idx3-ubyte.gz"
-    path.write_bytes(change(path.read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda b: b[:-20], "not a complete gzip file"),
-        (lambda b: b"no gzip at all", "not a complete gzip file"),
-        (lambda b: gzip.compress(b"\0\0\x0d\x03" + bytes(12)), "not an IDX file"),
-        (lambda b: gzip.compress(gzip.decompress(b)[:-1]), "its header says"),
-        (lambda b: idx(np.zeros((19, 28, 28), np.uint8)), "19 train images but 20 labels"),
-    ],
-)
-def test_damaged_idx_is_named_even_if_its_md5_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, words: str
-) -> None:
-    damage_mnist(tmp_path / "m", change)
-    register(monkeypatch, "mnist", tmp_path / "m")
-    with pytest.raises(DataError, match=words):
-        load("mnist", tmp_path / "m")
-
-
-@pytest.mark.parametrize("keep", [0, 100, -30])
-def test_truncated_archives_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int) -> None:
-    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
-        add(archive, "cifar-10-batches-bin/data_batch_1.bin", RNG.bytes(3073 * 2))
-    path = tmp_path / "cifar-10-binary.tar.gz"
-    path.write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:keep])
-    register(monkeypatch, "cifar10", tmp_path)
-    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz: (truncated|.* not in the archive)"):
-        load("cifar10", tmp_path)
-
-
-def test_damaged_parquet_is_named(tmp_path: Path) -> None:
-    good = [png(p) for p in pictures(3)]
-    test = tmp_path / "test-0.parquet"
-    write_parquet(test, [good[0], b"not an image", good[2]], [0, 1, 0])
-    with pytest.raises(DataError, match="row 1: the image cannot be decoded"):
-        load(str(tmp_path))
-    write_parquet(test, good, [0, 1, 2], names=["a", "b"])
-    with pytest.raises(DataError, match="label 2 but only 2 class names"):
-        load(str(tmp_path))
-    write_parquet(test, good, [0, -1, 2])
-    with pytest.raises(DataError, match="published without its labels"):
-        load(str(tmp_path))
-    write_parquet(test, good, [0, 1, 2])
-    test.write_bytes(test.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"test-0\.parquet: truncated or corrupt"):
-        load(str(tmp_path))
-    pq.write_table(pa.table({"label": [1, 2]}), test)
-    with pytest.raises(DataError, match="needs a column with image bytes"):
-        load(str(tmp_path))
-
-
-def test_parquet_that_is_damaged_behind_its_footer_is_named(tmp_path: Path) -> None:
-    test = tmp_path / "test-0.parquet"
-    write_parquet(test, [png(p) for p in pictures(3, 120)], [0, 1, 2])
-    data = bytearray(test.read_bytes())
-    data[40:2000] = bytes(1960)
-    test.write_bytes(data)
-    with pytest.raises(DataError, match=r"test-0\.parquet: truncated or corrupt|cannot be decoded"):
-        load(str(tmp_path))
-
-
 def test_a_part_without_rows_is_no_end(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test-0.parquet", [], [])
     write_parquet(tmp_path / "test-1.parquet", [png(p) for p in pictures(2)], [0, 1])
     assert load(str(tmp_path)).test.labels.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_large_image_that_is_truncated_is_one_line(tmp_path: Path, workers: int) -> None:
-    class_folders(tmp_path, "cat", "dog", side=120)
-    path = tmp_path / "dog" / "4.png"
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DataError) as e:
-        list(ordered_batches(load(str(tmp_path), size=64), 2, workers=workers))
-    assert str(e.value).startswith(f"{path}: the image cannot be decoded") and "\n" not in str(e.value)
-
-
-def test_unknown_names_and_empty_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data set 'cifar11' is not known.*did you mean cifar10.*known: digits"):
-        load("cifar11")
-    with pytest.raises(DataError, match="no images in class folders"):
-        load(str(tmp_path))
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
