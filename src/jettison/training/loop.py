@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..methods import Sparsifier
 from .checkpoint import NOWHERE, load_checkpoint, save_checkpoint
 from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
+from .depthwise import strided_in_float32
 from .distributed import Processes
 from .memory import freed_stays
 from .progress import Bar
@@ -78,7 +80,11 @@ def fit(
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
         run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
-    with freed_stays(), Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first) as bar:
+    with ExitStack() as meanwhile:
+        meanwhile.enter_context(freed_stays())
+        if recipe.bf16 and run.device.type == "cpu":
+            meanwhile.enter_context(strided_in_float32(model))
+        bar = meanwhile.enter_context(Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first))
         while len(run.history) < recipe.epochs:
             epoch = run.epoch(bar, checkpoint)
             if checkpoint is not None and processes.is_first:
