@@ -113,7 +113,7 @@ def train(
             new = load_backbone(net, backbone)
             output.say(f"from {backbone}: all but {', '.join(new) or 'nothing'}")
         start = weights or backbone
-        if start is not None:
+        if start is not None and not (resume and path.is_file()):  # a checkpoint has statistics of its own
             ready_for_training_(net, images, seed)
         net = net.to(device_of(device))
         master = _build(model, images, teacher, seed) if teacher is not None else None
