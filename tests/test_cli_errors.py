@@ -189,7 +189,7 @@ def test_a_missing_package_is_named_with_its_extra(call, monkeypatch, tmp_path):
 
 def test_the_table_of_commands_is_complete():
     folder = Path(cli.__file__).parent
-    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "tables", "picture", "noted"} == set(VERBS)
+    assert {p.stem for p in folder.glob("*.py")} - {"__init__", "tables", "picture", "noted", "lookup", "compressed"} == set(VERBS)
 
 
 def test_json_is_replaced_as_a_whole(call, saved, tmp_path):

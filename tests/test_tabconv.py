@@ -10,13 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from jettison import reference, tabconv  # noqa: E402
+from jettison.analysis.measure import Measured  # noqa: E402
 from jettison.compression import calibration_images, fitting_images  # noqa: E402
 from jettison.errors import InputError, TabConvError  # noqa: E402
 from jettison.export import export  # noqa: E402
-from jettison.formats import Dense, Lut  # noqa: E402
+from jettison.formats import Dense, Lut, PixelLut  # noqa: E402
 from jettison.graph import Graph  # noqa: E402
 from jettison.runtime import Session, isas  # noqa: E402
-from jettison.tabconv import descent, observe, tables, tree  # noqa: E402
+from jettison.tabconv import descent, observe, priority, tables, tree  # noqa: E402
 from jettison.training.data import DataSet, Split  # noqa: E402
 from tabconv_nets import Net, conv, exact_net, images  # noqa: E402
 
@@ -188,9 +189,14 @@ def test_constant_channels_and_dead_outputs_are_harmless(exact: Graph) -> None:
 
 def test_too_few_images_are_refused_with_the_number_needed(exact: Graph) -> None:
     with pytest.raises(
-        TabConvError, match=r"layer down: 128 prototypes of lut9 need at least 6 calibration images \(25 rows each\), got 2"
+        TabConvError,
+        match=r"layer down: 128 prototypes of lut9 need at least 6 images to be fitted to \(25 rows each\), got 2; .*--fit-images",
     ):
         tabconv.fit(exact, images(2), Lut(9))
+    with pytest.raises(TabConvError, match=r"layer point: 48 prototypes of pixel4x16 need at least 2 images .* got 1"):
+        tabconv.fit(exact, images(1), PixelLut(4, 16), exact=["a", "b", "down"])
+    with pytest.raises(TabConvError, match=r"at least 6 images to be fitted to beside the 1 that judge \(25 rows each\), got 5"):
+        tabconv.prioritised(exact, images(6), Lut(9), tabconv.Budget(ops=0.1))
 
 
 def test_what_cannot_be_fitted_is_refused(exact: Graph) -> None:
@@ -202,6 +208,8 @@ def test_what_cannot_be_fitted_is_refused(exact: Graph) -> None:
         tabconv.fit(export(Net().eval(), (1, 10, 10)), images(9), Lut(9))
     with pytest.raises(InputError, match="must have shape"):
         tabconv.fit(exact, images(9)[:, :, 1:], Lut(9))
+    with pytest.raises(TabConvError, match="rows must be at least 1, got -5"):
+        tabconv.fit(exact, images(9), Lut(9), rows=-5)
 
 
 # ---- accounting and priority
@@ -231,19 +239,58 @@ def test_every_criterion_keeps_a_budget_of_operations(exact: Graph, criterion: s
     assert all(np.array_equal(array, some.graph.constants[name]) for name, array in again.constants.items())
 
 
-def test_a_budget_of_accuracy_makes_layers_exact_until_it_holds(exact: Graph) -> None:
-    none = tabconv.prioritised(exact, images(200), Lut(27), tabconv.Budget(accuracy=100.0), rows=2000, threads=1)
-    assert not none.masked
-    strict = tabconv.prioritised(exact, images(200), Lut(27), tabconv.Budget(accuracy=none.lost_points / 2), rows=2000, threads=1)
-    assert strict.lost_points <= none.lost_points / 2
-    assert strict.masked or none.lost_points == 0
+def tables_of(graph: Graph) -> int:
+    return sum(isinstance(op.format, Lut) for op in graph.ops)
 
 
-def test_budgets_that_cannot_be_kept_are_named(exact: Graph) -> None:
-    with pytest.raises(TabConvError, match=r"the budget cannot be kept: .* of the operations are saved, not 99.0%"):
-        tabconv.prioritised(exact, images(200), Lut(9), tabconv.Budget(ops=0.99), rows=2000, threads=1)
-    with pytest.raises(TabConvError, match="share saved must lie between 0 and 1"):
+def lose_by_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each table costs a point."""
+    monkeypatch.setattr(priority._Judge, "lost", lambda self, graph: float(tables_of(graph)))
+
+
+def cost_by_tables(monkeypatch: pytest.MonkeyPatch, exact_ms: float, table_ms: float) -> None:
+    """One image takes `exact_ms` with no table, and `table_ms` more with each."""
+
+    def measured(session: Session, samples: object, runs: int) -> Measured:
+        ms = exact_ms + table_ms * tables_of(session.graph)
+        return Measured((), ms, ms, ms)
+
+    monkeypatch.setattr(priority, "measure", measured)
+
+
+@pytest.mark.parametrize(("points", "left"), [(100.0, 4), (3.5, 3), (1.0, 1)])
+def test_a_budget_of_accuracy_makes_layers_exact_until_it_holds(exact: Graph, monkeypatch, points: float, left: int) -> None:
+    lose_by_tables(monkeypatch)
+    made = tabconv.prioritised(exact, images(200), Lut(6), tabconv.Budget(accuracy=points), rows=2000, threads=1)
+    assert tables_of(made.graph) == left == made.lost_points
+    assert len(made.masked) == 4 - left
+
+
+@pytest.mark.parametrize(("table_ms", "left"), [(1.0, 1), (-1.0, 2)])
+def test_a_budget_of_milliseconds_is_kept_whether_tables_win_or_lose(exact: Graph, monkeypatch, table_ms: float, left: int) -> None:
+    """Four layers may be tables. Where each takes a millisecond more only one may stay, where it takes one less two must."""
+    cost_by_tables(monkeypatch, 3.0, table_ms)
+    budget = tabconv.Budget(ms=4.5 if table_ms > 0 else 1.5)
+    made = tabconv.prioritised(exact, images(200), Lut(9), budget, rows=2000, threads=1)
+    assert tables_of(made.graph) == left
+
+
+def test_budgets_that_cannot_be_kept_are_named(exact: Graph, monkeypatch) -> None:
+    most = tabconv.operations(tabconv.fit(exact, images(200), Lut(36), rows=2000, threads=1)[0]).saved_paper
+    for budget, words in (
+        (tabconv.Budget(ops=0.99), r"the budget cannot be kept: .* of the operations are saved, not 99.0%; include more layers"),
+        (tabconv.Budget(accuracy=0.5), r"the budget cannot be kept: 1.00 points are lost with one layer left, not 0.50; lower v"),
+        (tabconv.Budget(ops=most, accuracy=2.0), r"the budget cannot be kept: .* of the operations are saved, not .*; allow more points"),
+        (tabconv.Budget(ms=3.5), r"the budget cannot be kept: one image takes 4.0000 ms, not 3.5000; raise v"),
+    ):
+        cost_by_tables(monkeypatch, 3.0, 1.0)
+        lose_by_tables(monkeypatch)
+        with pytest.raises(TabConvError, match=words):
+            tabconv.prioritised(exact, images(200), Lut(36), budget, rows=2000, threads=1)
+    with pytest.raises(TabConvError, match=r"share saved must be at least 0 and below 1, got 36.5; write 0.365 for 36.5%"):
         tabconv.Budget(ops=36.5)
+    with pytest.raises(TabConvError, match="budget of ms: must be a number of at least 0, got nan"):
+        tabconv.Budget(ms=float("nan"))
     with pytest.raises(TabConvError, match="criterion must be one of cosine, top1"):
         tabconv.prioritised(exact, images(200), Lut(9), tabconv.Budget(), "beauty")
 

@@ -139,6 +139,9 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     assert code == 0, said
     assert "1 of 3 layers are lut9; dense: 0 (stem); 8 (final classifier)" in said
     data = json.loads((tmp_path / "c.json").read_text())
+    layer = next(r for r in data["layers"] if r["format"] == "lut9")
+    assert 0 < layer["look_up"]["fit_error"] < 1 and layer["look_up"]["padded_inputs"] == 0
+    assert "error of the fit" in said and 0 < data["look_up"]["saved_paper"] < layer["look_up"]["saved_paper"]
     assert list(data["accuracy"]) == ["dense", "dense int8", "lut9"] and list(data["history"]) == ["dense", "tables"]
     assert {str(op.format) for op in file.load(out).ops if op.kind == "conv"} == {"dense", "lut9"}
     first = out.read_bytes()
@@ -150,8 +153,9 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
     assert code == 0 and {str(op.format) for op in file.load(pixels).ops if op.kind == "conv"} == {"dense", "pixel4x64"}, said
     code, said = call("explain", str(pixels), "--threads", "1", "--runs", "1")
     assert code == 0 and "pixel4x64" in said, said
-    code, said = call(*command, "--resume")
+    code, said = call(*command, "--resume", "--json", str(tmp_path / "again.json"))
     assert code == 0 and out.read_bytes() == first, said
+    assert json.loads((tmp_path / "again.json").read_text())["layers"] == data["layers"]
     code, said = call("explain", str(out), "--threads", "1", "--runs", "1", "--json", str(tmp_path / "e.json"))
     assert code == 0 and "lut9" in said, said
     code, said = call("bench", str(out), "--element", "int8", "--threads", "1", "--runs", "1")
@@ -164,15 +168,19 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
         assert code == 2 and words in said, said
     layer = next(r for r in json.loads((tmp_path / "e.json").read_text())["layers"] if r["format"] == "lut9")
     assert layer["look_up"]["operations_paper"] == 64 * (8 * 4 + 7 * 16)
+    started = set((tmp_path / "net.jettison.checkpoints").iterdir())
     for options, words in (
         (["--pattern", "1:4"], "method tabconv makes pattern lutV"),
         (["--method", "srste", "--pattern", "lut9"], "pattern lut9 is made by method tabconv"),
         (["--element", "f32"], "write element int8"),
-        (["--budget-ops", "36"], "must lie between 0 and 1"),
-        (["--fit-images", "1"], "need at least"),
+        (["--budget-ops", "36"], "must be at least 0 and below 1, got 36; write 0.36 for 36%"),
+        (["--fit-images", "1"], "layer 3: 128 prototypes of lut9 need at least 2 images to be fitted to (64 rows each), got 1; give more"),
+        (["--fit-images", "2", "--budget-ops", "0.1"], "at least 2 images to be fitted to beside the 1 that judge (64 rows each), got 1"),
+        (["--pattern", "lut9,0=lut3"], "layer 0 has a pattern of its own but stays exact (stem); add --include 0"),
         (["--pattern", "lut9,3=1:4"], "only table look-up, lutV or pixelV, may differ from layer to layer"),
         (["--pattern", "lut9,3"], "'3' is not LAYER=PATTERN"),
         (["--pattern", "lut9,layer*=lut6"], "no conv or linear layer 'layer*'; the layers are 0, 3, 8"),
     ):
         code, said = call(*command, *options)
         assert code == 2 and words in said, said
+    assert set((tmp_path / "net.jettison.checkpoints").iterdir()) == started  # all was refused before any training

@@ -48,7 +48,7 @@ from .personal import Personal, check_fits, resumed, trained_state
 from .personal import load as load_personal
 from .runtime import Session
 from .settings import Settings
-from .tabconv import job
+from .tabconv import LayerFit, job
 from .training import Advance, Epoch, fit, on
 from .training.data import DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
@@ -68,7 +68,7 @@ class Compressed:
     """The networks as graphs, by what they are: "dense" first, the one that was asked for last. error: largest relative error of
     those in float32 against PyTorch on test images. kept_float: layers that int8 leaves in float32. moved: channels that were
     permuted. data: what they were judged on. personal: what a change of classes starts from, after method crisp.
-    budget: N by layer, with `kept`.
+    budget: N by layer, with `kept`. fits: of each layer, with method tabconv.
     """
 
     graphs: dict[str, Graph]
@@ -81,6 +81,7 @@ class Compressed:
     data: DataSet
     personal: Personal | None
     budget: Budget | None
+    fits: list[LayerFit]
 
 
 def compress(
@@ -105,7 +106,7 @@ def compress(
     chosen = class_indices(data, settings.classes) if settings.classes else list(range(len(data.classes)))
     mine = only_classes(data, chosen, settings.head) if settings.classes else data
     dense, old = _start(settings, data)
-    _refuse(dense, settings)
+    _refuse(dense, settings, data)
     teacher = _teacher(settings, data)
     _claim(folder, settings, data, resume)
     history = {}
@@ -140,9 +141,9 @@ def compress(
         graph, error = _exported(dense, {}, settings, mine)
         int8, kept = _quantized(graph, settings, mine)
         seen = lambda: fitting_images(mine, settings.fit_images, settings.seed)  # noqa: E731
-        made, report = job.tables_network(int8, settings, seen, folder, resume, train, watch, timed.processors)
+        made, report, fits = job.tables_network(int8, settings, seen, folder, resume, train, watch, timed.processors)
         graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
-        return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None)
+        return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None, fits)
     moved = _prepared(net, settings, mine)
     shares = None
     if settings.kept is not None and isinstance(settings.format, NM):
@@ -162,7 +163,7 @@ def compress(
     weights = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
     known = (settings.model, list(data.classes), chosen, settings.head, settings.pattern)
     personal = Personal(*known, whole, state, masks) if settings.method == "crisp" else None
-    return Compressed(graphs, kept, report, moved, history, weights, max(error, its_error), mine, personal, shares)
+    return Compressed(graphs, kept, report, moved, history, weights, max(error, its_error), mine, personal, shares, [])
 
 
 def _exported(net: nn.Module, formats: dict[str, Format], settings: Settings, data: DataSet) -> tuple[Graph, float]:
@@ -205,12 +206,13 @@ def ready_for_training_(net: nn.Module, data: DataSet, seed: int) -> None:
         take_statistics_(net, torch.from_numpy(calibration_images(data, STATISTICS_IMAGES, seed)).split(BATCH))
 
 
-def _refuse(dense: nn.Module, settings: Settings) -> None:
-    """What cannot be done, before any training. Errors: FormatError."""
+def _refuse(dense: nn.Module, settings: Settings, data: DataSet) -> None:
+    """What cannot be done, before any training. Errors: FormatError, TabConvError."""
     if settings.format == Dense():
         return
-    if not settings.format.linear:  # what else tables need is known when the network is int8
-        return check_names(dense, (*settings.include, *settings.exclude))
+    if not settings.format.linear:
+        check_names(dense, (*settings.include, *settings.exclude))
+        return job.refuse(export(dense.eval(), (data.channels, data.size, data.size), {}), settings)
     if settings.method != "crisp":
         budgeted = settings.kept is not None  # then layers whose channels do not divide by M stay dense
         choose_layers(dense, settings.format, settings.select, "dense" if budgeted else settings.remainder)

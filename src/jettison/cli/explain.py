@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .lookup import look_ups, show_look_ups
 from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
     from ..analysis import Box, Waterline, Work
-    from ..graph import Graph
     from ..runtime import Layer
 
 
@@ -71,12 +71,12 @@ def explain(
     for row in layers:
         row["share"] = row["median_ms"] / total["median_ms"] if total["median_ms"] else 0.0
     hints = advice(analysis)
-    look_up = _look_up(session.graph)
+    look_up = look_ups(session.graph, {layer.name: layer.kernel for layer in session.layers(batch)}, session.isa)
     for row in layers:
         if row["name"] in look_up:
             row["look_up"] = look_up[row["name"]]
     _show(output, layers, total, f"{file}: {session.isa}, batch {batch}, {session.threads} threads, {runs} runs")
-    _show_look_up(output, look_up)
+    show_look_ups(output, look_up)
     output.say(
         f"memory of the activations: {byte_count(memory['arena'])} between the steps and {byte_count(memory['workspace'])} inside them; "
         f"between the steps layer by layer: {byte_count(memory['arena_layer_by_layer'])}; weights as kernels read them: "
@@ -123,38 +123,6 @@ def _row(name: str, layer: Layer | None, work: Work | None, box: Box | None, ms:
         "limited_by": box.bound_by("cached") if box else "",
         "share_of_limit": box.share_of_limit("cached") if box else None,
     }
-
-
-def _look_up(graph: Graph) -> dict[str, dict[str, Any]]:
-    """For a network with tables: what each of them saves, by layer, and under "" the whole network. Of one image."""
-    from ..formats.lut import LookUp
-    from ..tabconv import layer_operations, operations
-
-    rows = {op.name: layer_operations(graph, op) for op in graph.ops if isinstance(op.format, LookUp)}
-    whole = {"": operations(graph)} if rows else {}
-    return {
-        name: {
-            "operations_exact": o.exact, "operations_paper": o.paper, "operations_kernel": o.kernel, "storage_bytes": o.storage_bytes,
-            "saved_paper": o.saved_paper, "saved_kernel": o.saved_kernel,
-        }
-        for name, o in {**rows, **whole}.items()
-    }  # fmt: skip
-
-
-def _show_look_up(output: Output, look_up: dict[str, dict[str, Any]]) -> None:
-    if not look_up:
-        return
-    rows: list[Any] = [
-        (
-            name or "network", units(o["operations_exact"]), units(o["operations_paper"]), f"{o['saved_paper']:.1%}",
-            units(o["operations_kernel"]), f"{o['saved_kernel']:.1%}", byte_count(o["storage_bytes"]),
-        )
-        for name, o in look_up.items()
-    ]  # fmt: skip
-    columns = ("layer", ">exact", ">paper's count", ">saved", ">kernel's count", ">saved", ">storage")
-    note = "network: all conv and linear layers; a multiply-add, a comparison and an added table entry are one operation each"
-    rows.insert(-1, None)
-    output.table("Table look-up: operations of one image", columns, rows, note)
 
 
 def _total(layers: list[dict[str, Any]], analysis: Waterline) -> dict[str, Any]:

@@ -11,22 +11,25 @@
 
 A multiply-add, a comparison and an addition of a looked-up entry are one operation each. The kernel's tree takes three
 instructions a level (threshold, comparison, bit), its codebooks are filled up to C' a multiple of 4, outputs to k' of 4.
-Those are the numbers of `lut`; `lut_rows` fills up outputs alone. Pixels are those of the padded input, each asked once; the kernel's
-question takes seven instructions.
+Those are the numbers of `lut`; `lut_rows` and `pixel_lut` fill up outputs alone, to a load of 2·W bytes where it is known what runs.
+Pixels are those of the padded input, each asked once; the kernel's question takes seven instructions.
 
 Source of the paper's count: Gupta et al. 2024 (arXiv 2404.05872), section III-D.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..formats import PixelLut
 from ..formats.lut import LookUp
 from ..graph import Graph, Op, problem, weight_shape
 from ..spec import WEIGHTED
 
-STEP = 4  # codebooks and outputs that the kernel takes at once
+STEP = 4  # codebooks and outputs that `lut` takes at once
+LOADED = {"avx512": 32, "avx2": 16, "scalar": 8}  # outputs that the other kernels look up at once (native/table_rows.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Operations:
         return 1 - self.kernel / self.exact if self.exact else 0.0
 
 
-def layer_operations(graph: Graph, op: Op) -> Operations:
-    """Of one conv or linear op."""
+def layer_operations(graph: Graph, op: Op, kernel: str = "", isa: str = "") -> Operations:
+    """Of one conv or linear op. kernel, isa: what runs it, if that is known."""
     size, shape = problem(graph, op), weight_shape(graph, op)
     stored = sum(a.nbytes for a in graph.weight_parts(op).values())
     if not isinstance(op.format, LookUp):
@@ -58,16 +61,20 @@ def layer_operations(graph: Graph, op: Op) -> Operations:
     if isinstance(op.format, PixelLut):
         questions = graph.weight_parts(op)["questions"]
         comparisons = int((1 + (questions[..., 0] != questions[..., 1])).sum())
-        look_ups, kernel = pixels * (count - 1) * k, pixels * count * -(-k // STEP) * STEP
+        look_ups, done = pixels * (count - 1) * k, pixels * count * _filled(k, LOADED.get(isa, STEP))
         return Operations(
-            size.macs, size.padded_pixels * comparisons + look_ups, size.padded_pixels * 7 * questions[..., 0].size + kernel, stored
+            size.macs, size.padded_pixels * comparisons + look_ups, size.padded_pixels * 7 * questions[..., 0].size + done, stored
         )
     paper = count * op.format.levels + (count - 1) * k
-    kernel = 3 * op.format.levels * count + -(-count // STEP) * STEP * (-(-k // STEP) * STEP)
-    return Operations(size.macs, pixels * paper, pixels * kernel, stored)
+    look_ups = count * _filled(k, LOADED.get(isa, STEP)) if kernel == "lut_rows" else _filled(count, STEP) * _filled(k, STEP)
+    return Operations(size.macs, pixels * paper, pixels * (3 * op.format.levels * count + look_ups), stored)
 
 
-def operations(graph: Graph) -> Operations:
-    """Of all conv and linear layers together."""
-    rows = [layer_operations(graph, op) for op in graph.ops if op.kind in WEIGHTED]
+def _filled(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def operations(graph: Graph, kernels: Mapping[str, str] = MappingProxyType({}), isa: str = "") -> Operations:
+    """Of all conv and linear layers together. kernels: by layer."""
+    rows = [layer_operations(graph, op, kernels.get(op.name, ""), isa) for op in graph.ops if op.kind in WEIGHTED]
     return Operations(*(sum(getattr(r, f) for r in rows) for f in ("exact", "paper", "kernel", "storage_bytes")))

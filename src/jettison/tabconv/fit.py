@@ -132,11 +132,9 @@ def stages(
     arrays, chosen = whole(graph, images), choose(graph, fmt, exact, include, formats)
     its = {op.name: formats.get(op.name, fmt) for op in graph.ops}
     todo = [op for op in graph.ops if chosen.get(op.name) == ""]
-    if not todo:
-        why = "; ".join(f"{name}: {reason}" for name, reason in chosen.items())
-        raise TabConvError(f"no layer is left to make {fmt}: {why}")
-    for op in todo:
-        _need_images(graph, op, its[op.name], len(arrays[0]))
+    need_images(graph, chosen, fmt, formats, len(arrays[0]))
+    if rows is not None and rows < 1:
+        raise TabConvError(f"rows must be at least 1, got {rows}")
     found = [stage for op, stage in takewhile(lambda pair: pair[0].name == pair[1].fit.name, zip(todo, known))]
     for i, op in enumerate(todo[len(found) :], len(found)):
         tell = _part(progress, f"fitting {op.name}", i / len(todo), 1 / len(todo))
@@ -156,14 +154,28 @@ def _entries(graph: Graph, op: Op, fmt: LookUp) -> int:
     return fmt.codebooks(weight_shape(graph, op)) * fmt.prototypes
 
 
-def _need_images(graph: Graph, op: Op, fmt: LookUp, images: int) -> None:
-    """Each image gives p·q rows; a table entry that no row speaks for cannot be fitted."""
-    size, unknowns = problem(graph, op), _entries(graph, op, fmt)
-    need = -(-unknowns // (size.p * size.q))
-    if images < need:
+def need_images(graph: Graph, chosen: Mapping[str, str], fmt: LookUp, formats: Formats, images: int, judges: int = 0) -> None:
+    """Each image gives p·q rows; a table entry that no row speaks for cannot be fitted.
+
+    chosen: of `choose`. judges: images beside those.
+    Errors: TabConvError: no layer is left, or the one that needs most images needs more.
+    """
+    todo = [op for op in graph.ops if chosen.get(op.name) == ""]
+    if not todo:
+        why = "; ".join(f"{name}: {reason}" for name, reason in chosen.items())
+        raise TabConvError(f"no layer is left to make {fmt}: {why}")
+
+    def needed(op: Op) -> int:
+        size = problem(graph, op)
+        return -(-_entries(graph, op, formats.get(op.name, fmt)) // (size.p * size.q))
+
+    op = max(todo, key=needed)
+    its, size = formats.get(op.name, fmt), problem(graph, op)
+    if needed(op) > images:
         raise TabConvError(
-            f"layer {op.name}: {unknowns} prototypes of {fmt} need at least {need} calibration images "
-            f"({size.p * size.q} rows each), got {images}; give more images, a larger v, or leave the layer exact"
+            f"layer {op.name}: {_entries(graph, op, its)} prototypes of {its} need at least {needed(op)} images to be fitted to"
+            f"{f' beside the {judges} that judge' if judges else ''} ({size.p * size.q} rows each), got {images}; "
+            "give more images (--fit-images), a larger v, fewer prototypes, or leave the layer exact"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,15 @@ import numpy as np
 
 from .. import file
 from ..bench.process import pinned
-from ..errors import PatternError, QuantizationError, TrainingError
+from ..errors import PatternError, QuantizationError, TabConvError, TrainingError
 from ..formats import Format, PixelLut, parse
 from ..formats.lut import LookUp
 from ..graph import Graph, weight_shape
 from ..methods import LayerReport
 from ..spec import WEIGHTED
-from .fit import choose, fit
+from .fit import LayerFit, choose, fit, need_images
 from .network import Exact, TableNetwork
-from .priority import CRITERIA, Budget, prioritised
+from .priority import CRITERIA, Budget, parted, prioritised
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -81,23 +82,20 @@ def tables_network(
     train: Callable[..., None],
     watch: Watch,
     cpus: Sequence[int],
-) -> tuple[Graph, list[LayerReport]]:
-    """The network of tables and what became of each layer. folder: for the fitted network. train: for `settings.epochs`.
+) -> tuple[Graph, list[LayerReport], list[LayerFit]]:
+    """The network of tables, what became of each layer, and how each was fitted. folder: for the fitted network.
 
-    cpus: processors that fit, and that a budget of milliseconds is measured on.
+    train: for `settings.epochs`. cpus: processors that fit, and that a budget of milliseconds is measured on.
+    Errors: those of `fit` and `prioritised`.
     """
-    fmt, others = formats_of(settings.pattern)
-    layers = [op.name for op in int8.ops if op.kind in WEIGHTED]
-    exact, include = ([n for n in layers if any(fnmatchcase(n, p) for p in names)] for names in (settings.exclude, settings.include))
-    formats: Any = {n: f for p, f in others.items() for n in [name for name in layers if fnmatchcase(name, p)] or [p]}  # unknown: `choose`
-    path = folder / "tables.jettison"
-    reasons = choose(int8, fmt, exact, include, formats)  # type: ignore[arg-type]
+    path, chosen = folder / "tables.jettison", _chosen(int8, settings)
+    reasons = choose(int8, **chosen)
     if resume and path.is_file():
-        made = file.load(path)
+        made, fits = file.load(path), [LayerFit(**f) for f in file.load_meta(path).get("fits", ())]
     else:
         with watch() as progress, pinned(cpus):
-            made = _fitted(int8, images(), settings, {"exact": exact, "include": include, "formats": formats}, len(cpus), progress)
-        file.save(made, path)
+            made, fits = _fitted(int8, images(), settings, chosen, len(cpus), progress)
+        file.save(made, path, {"fits": [asdict(f) for f in fits]})
     if settings.epochs:
         exact = Exact(int8)
         net = TableNetwork(made, exact)
@@ -108,14 +106,40 @@ def tables_network(
         for o in made.ops
         if o.kind in WEIGHTED
     ]
-    return made, report
+    return made, report, fits
 
 
-def _fitted(int8: Graph, images: np.ndarray, settings: Settings, chosen: dict[str, Any], threads: int, progress: Any) -> Graph:
-    budget, fmt, run = budget_of(settings), settings.format, {"seed": settings.seed, "threads": threads, "progress": progress, **chosen}
+def refuse(graph: Graph, settings: Settings) -> None:
+    """What cannot be fitted, from an exported network, which need be neither trained nor quantised. Errors: TabConvError."""
+    int8 = replace(graph, ops=tuple(replace(o, element="i8") if o.kind in WEIGHTED else o for o in graph.ops))
+    chosen = _chosen(int8, settings)
+    reasons = choose(int8, **chosen)
+    for name, why in reasons.items():
+        if why and name in formats_of(settings.pattern)[1] and name not in chosen["exact"]:
+            raise TabConvError(
+                f"layer {name} has a pattern of its own but stays exact ({why}); add --include {name}, or leave the pattern out"
+            )
+    budgeted = budget_of(settings).given
+    need_images(int8, reasons, chosen["fmt"], chosen["formats"], *parted(settings.fit_images) if budgeted else (settings.fit_images, 0))
+
+
+def _chosen(graph: Graph, settings: Settings) -> dict[str, Any]:
+    """Arguments of `choose`: names written out."""
+    fmt, others = formats_of(settings.pattern)
+    layers = [op.name for op in graph.ops if op.kind in WEIGHTED]
+    exact, include = ([n for n in layers if any(fnmatchcase(n, p) for p in names)] for names in (settings.exclude, settings.include))
+    formats = {n: f for p, f in others.items() for n in [name for name in layers if fnmatchcase(name, p)] or [p]}  # unknown: `choose`
+    return {"fmt": fmt, "exact": exact, "include": include, "formats": formats}
+
+
+def _fitted(
+    int8: Graph, images: np.ndarray, settings: Settings, chosen: dict[str, Any], threads: int, progress: Any
+) -> tuple[Graph, list[LayerFit]]:
+    budget, run = budget_of(settings), {"seed": settings.seed, "threads": threads, "progress": progress, **chosen}
     if not budget.given:
-        return fit(int8, images, fmt, **run)[0]  # type: ignore[arg-type]
-    return prioritised(int8, images, fmt, budget, settings.criterion, **run).graph  # type: ignore[arg-type]
+        return fit(int8, images, **run)
+    made = prioritised(int8, images, budget=budget, criterion=settings.criterion, **run)
+    return made.graph, made.fits
 
 
 def _masked(fmt: object, settings: Settings) -> str:

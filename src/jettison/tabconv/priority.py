@@ -21,17 +21,20 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.measure import Measured, measure
 from ..errors import TabConvError
 from ..formats.lut import LookUp
 from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
 from ..runtime import Session
 from .accounting import operations
-from .fit import SAME, Formats, LayerFit, Progress, Stage, choose, fits_of, stages
+from .fit import SAME, Formats, LayerFit, Progress, Stage, choose, fits_of, need_images, stages
+from .observe import batches
 
 CRITERIA = ("cosine", "top1", "top5", "latency")
 HELD_OUT = 0.125  # share of the images that judge
-RUNS = 5  # of a network whose layers are timed
+RUNS = 5  # of a network that is timed
+SAMPLES = 16  # images that these take by turns
 TOP = 5
 SMALLEST = 1e-3  # loss that counts, so that a layer which costs nothing has a finite worth
 
@@ -44,7 +47,7 @@ class Budget:
     most. ms: median time of one image at most.
 
     `accuracy` makes layers exact until it holds. `ops` and `ms` make layers exact as long as they hold: what they leave
-    room for is given to accuracy.
+    room for is given to accuracy. Tables may take longer than weights: then layers are made exact until `ms` holds, too.
     """
 
     ops: float | None = None
@@ -53,10 +56,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.ops is not None and not 0 <= self.ops < 1:
-            raise TabConvError(f"budget of operations: the share saved must lie between 0 and 1, got {self.ops}")
+            hint = f"; write {self.ops / 100:g} for {self.ops:g}%" if 1 < self.ops < 100 else ""
+            raise TabConvError(f"budget of operations: the share saved must be at least 0 and below 1, got {self.ops:g}{hint}")
         for what, value in (("accuracy", self.accuracy), ("ms", self.ms)):
             if value is not None and not value >= 0:
-                raise TabConvError(f"budget of {what}: must not be negative, got {value}")
+                raise TabConvError(f"budget of {what}: must be a number of at least 0, got {value:g}")
 
     @property
     def given(self) -> bool:
@@ -95,15 +99,18 @@ def prioritised(
     if criterion not in CRITERIA:
         raise TabConvError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     arrays = whole(graph, images)
-    judges = max(1, int(len(arrays[0]) * HELD_OUT))
+    fitting, judges = parted(len(arrays[0]))
+    chosen = choose(graph, fmt, exact, include, formats)
+    need_images(graph, chosen, fmt, formats, fitting, judges)
     judge = _Judge(graph, tuple(a[:judges] for a in arrays), threads)
     fitted = tuple(a[judges:] for a in arrays)
 
     def made(kept: Collection[str], known: Sequence[Stage] = (), tell: Progress = lambda what, done: None) -> list[Stage]:
         return stages(graph, fitted, fmt, (*exact, *kept), include, rows, seed, threads, tell, formats, known)
 
-    todo = [name for name, why in choose(graph, fmt, exact, include, formats).items() if not why]
+    todo = [name for name, why in chosen.items() if not why]
     found = made((), tell=progress)
+    _check_operations(budget, found[-1].made, "include more layers")  # fewer tables save less
     scores = _alone(criterion, graph, todo, made, judge, progress) if criterion != "cosine" else {}
     masked: list[tuple[str, float]] = []
     while len(todo) > 1:
@@ -114,7 +121,7 @@ def prioritised(
         rest = [name for name in todo if name != worst]
         progress(f"making {worst} exact", len(masked) / (len(masked) + len(rest)))
         candidate = made([*(n for n, _ in masked), worst], found)
-        if budget.accuracy is None and not _kept(budget, candidate[-1].made, judge):
+        if budget.accuracy is None and _kept(budget, found[-1].made, judge) and not _kept(budget, candidate[-1].made, judge):
             break
         found, todo = candidate, rest
         masked.append((worst, float(score[worst])))
@@ -125,18 +132,29 @@ def prioritised(
     return Masked(result, fits, masked, judge.lost(result), operations(result).saved_paper)
 
 
+def parted(images: int) -> tuple[int, int]:
+    """How many of them are fitted to, and how many judge."""
+    judges = max(1, int(images * HELD_OUT))
+    return images - judges, judges
+
+
 def _kept(budget: Budget, graph: Graph, judge: _Judge) -> bool:
     return (budget.ops is None or operations(graph).saved_paper >= budget.ops) and (budget.ms is None or judge.ms(graph) <= budget.ms)
 
 
 def _check(budget: Budget, graph: Graph, judge: _Judge) -> None:
-    saved, lost = operations(graph).saved_paper, judge.lost(graph)
-    if budget.ops is not None and saved < budget.ops:
-        raise TabConvError(f"the budget cannot be kept: {saved:.1%} of the operations are saved, not {budget.ops:.1%}; include more layers")
+    lost = judge.lost(graph)
+    _check_operations(budget, graph, "allow more points to be lost" if budget.accuracy is not None else "allow more milliseconds")
     if budget.accuracy is not None and lost > budget.accuracy:
         raise TabConvError(f"the budget cannot be kept: {lost:.2f} points are lost with one layer left, not {budget.accuracy:.2f}; lower v")
     if budget.ms is not None and judge.ms(graph) > budget.ms:
-        raise TabConvError(f"the budget cannot be kept: one image takes {judge.ms(graph):.3f} ms, not {budget.ms:.3f}; raise v")
+        raise TabConvError(f"the budget cannot be kept: one image takes {judge.ms(graph):.4f} ms, not {budget.ms:.4f}; raise v")
+
+
+def _check_operations(budget: Budget, graph: Graph, cure: str) -> None:
+    saved = operations(graph).saved_paper
+    if budget.ops is not None and saved < budget.ops:
+        raise TabConvError(f"the budget cannot be kept: {saved:.1%} of the operations are saved, not {budget.ops:.1%}; {cure}")
 
 
 class _Judge:
@@ -145,7 +163,7 @@ class _Judge:
     def __init__(self, exact: Graph, images: tuple[np.ndarray, ...], threads: int | None) -> None:
         self.exact, self.images, self.threads = exact, images, threads
         self.scores = self._run(exact)
-        self.outputs: dict[str, np.ndarray] = {}
+        self.times: list[tuple[Graph, Measured]] = []
 
     def _run(self, graph: Graph) -> np.ndarray:
         out: Any = Session(graph, threads=self.threads).run(*self.images)
@@ -163,12 +181,18 @@ class _Judge:
 
     def ms(self, graph: Graph) -> float:
         """Median of one image."""
-        times = Session(graph, threads=self.threads).profile(*(x[:1] for x in self.images), runs=RUNS)
-        return sum(t.median_ms for t in times)
+        return self._timed(graph).median_ms
 
     def layer_ms(self, graph: Graph) -> Mapping[str, float]:
-        times = Session(graph, threads=self.threads).profile(*(x[:1] for x in self.images), runs=RUNS)
-        return {t.name: t.median_ms for t in times}
+        """The same of each kernel, by the name of its op."""
+        return self._timed(graph).times_ms
+
+    def _timed(self, graph: Graph) -> Measured:
+        """Measured once, so that two questions about a network have one answer; another image each run, or tables stay in the caches."""
+        if not any(known is graph for known, _ in self.times):
+            singles = [tuple(a[i : i + 1] for a in self.images) for i in range(min(len(self.images[0]), SAMPLES))]
+            self.times.append((graph, measure(Session(graph, threads=self.threads), singles, RUNS)))
+        return next(found for known, found in self.times if known is graph)
 
     def drops(self, graph: Graph, layers: Collection[str]) -> dict[str, float]:
         """Δ_i of each layer."""
@@ -180,17 +204,13 @@ class _Judge:
         return found
 
     def _cosine(self, graph: Graph, op: Op) -> float:
-        a, b = (self._values(g, op) for g in (graph, self.exact))
-        return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-30))
-
-    def _values(self, graph: Graph, op: Op) -> np.ndarray:
-        """What `op` gives, as real numbers; the exact network's are remembered."""
-        if graph is self.exact and op.name in self.outputs:
-            return self.outputs[op.name]
-        values = self._run(_watched(graph, op.outputs[0])).astype(np.float64)
-        if graph is self.exact:
-            self.outputs[op.name] = values
-        return values
+        """Of what `op` gives, as real numbers, in batches: outputs of a layer are many times as large as images."""
+        ours, exact = (Session(_watched(g, op.outputs[0]), threads=self.threads) for g in (graph, self.exact))
+        both = np.zeros(3)
+        for _, batch in batches(self.images):
+            a, b = (np.asarray(s.run(*batch), np.float64) for s in (ours, exact))
+            both += (a * b).sum(), (a * a).sum(), (b * b).sum()
+        return float(both[0] / max(np.sqrt(both[1] * both[2]), 1e-30))
 
 
 def _watched(graph: Graph, tensor: str) -> Graph:
