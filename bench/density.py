@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from jettison import file
 from jettison.bench import Entrant, compare, processors
@@ -31,7 +32,7 @@ MODEL = "resnet50"
 PATTERNS = ("32x32/2:4", "32x32/2:4@50%", "32x32/2:4@25%", "32x32/2:4@15%", "32x32/2:4@8%")
 ENGINES = ("openvino", "onnxruntime")
 PERSONAL = "32x32/2:4@15%"  # at least 92% of the weights of sparse layers removed
-CLASSES = (1000, 10)  # outputs of the classifier
+FILES = ((1000, False), (1000, True), (10, False))  # outputs of the classifier, and whether it is pruned, too
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
         args.state.mkdir(parents=True, exist_ok=True)
         for network in networks(MODEL, [parse(pattern) for pattern in PATTERNS], None, 0, args.element):
             file.save(network.graph, paths[network.pattern])
-        sizes = [files(n, args) for n in CLASSES] if args.element == "int8" else []
+        sizes = [files(n, pruned, args) for n, pruned in FILES] if args.element == "int8" else []
         replace(args.state / f"{args.element}-files.json", json.dumps(sizes).encode())
         return
     entrants = [
@@ -91,12 +92,14 @@ def left(graph: Graph) -> dict[str, float]:
     return {"weights": kept / weights if weights else 1.0, "macs": kept_macs / macs}
 
 
-def files(classes: int, args: argparse.Namespace) -> dict[str, int]:
+def files(classes: int, classifier: bool, args: argparse.Namespace) -> dict[str, Any]:
     """Bytes of PyTorch's float32 state and of our file."""
-    path = args.state / f"{args.element}-{classes}-classes.jettison"
-    file.save(in_element(random_graph(MODEL, parse(PERSONAL), None, 0, classes), args.element, 0), path)
+    path = args.state / f"{args.element}-{classes}-classes{'-pruned' if classifier else ''}.jettison"
+    graph = in_element(random_graph(MODEL, parse(PERSONAL), None, 0, classes, classifier), args.element, 0)
+    file.save(graph, path)
+    last = next(op for op in reversed(graph.ops) if op.kind == "linear")
     state = sum(t.numel() * t.element_size() for t in build(MODEL, classes).state_dict().values())
-    return {"classes": classes, "state_bytes": state, "file_bytes": path.stat().st_size}
+    return {"classes": classes, "classifier": str(last.format), "state_bytes": state, "file_bytes": path.stat().st_size}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from table_cells import machine, percent, ratio
+from tables_accelerator import accelerator
 from tables_fusion import convfirst, fusion, fusion_bound
 from tables_lookup import lut, tabconv, table_compression, table_sensitivity
 
@@ -54,7 +55,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
         "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv, "table_compression": table_compression,
         "table_sensitivity": table_sensitivity,
-        "crisp": crisp, "density": density, "budget": budget,
+        "crisp": crisp, "density": density, "budget": budget, "accelerator": accelerator,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -326,7 +327,7 @@ def density(results: dict[str, dict[str, Any]]) -> str:
         for f in r["files"]:
             ratio = f["state_bytes"] / f["file_bytes"]
             sizes = f"{f['file_bytes'] / 1e6:.2f} MB, 1/{ratio:.1f} of its float32 state ({f['state_bytes'] / 1e6:.1f} MB)"
-            out.append(f"\nFile with {f['classes']} outputs: {sizes}.\n")
+            out.append(f"\nFile with {f['classes']} outputs, classifier {f['classifier']}: {sizes}.\n")
         out.append("\n")
     return "".join(out).removesuffix("\n")
 

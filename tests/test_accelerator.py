@@ -153,7 +153,7 @@ def test_the_command(tmp_path, capsys) -> None:
         main(["simulate", str(path), "--sensitivity", "--plot", str(tmp_path / "s.svg"), "--json", str(tmp_path / "s.json")])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for words in ("CRISP-STC", "NVIDIA-STC", "over dense", "halved", "dram_pj_per_byte"):
+    for words in ("CRISP-STC", "NVIDIA-STC", "over dense", "halved", "dram_pj_per_byte", "layers are no int8"):
         assert words in shown
     data = json.loads((tmp_path / "s.json").read_text())
     assert set(data["total"]) == {"CRISP-STC", "DSTC", "NVIDIA-STC", "dense"}
@@ -178,6 +178,8 @@ def test_what_cannot_be_simulated_is_refused_before_the_work(tmp_path, capsys) -
         ([bare], "has no convolution or linear layer"),
         ([path, "--plot", str(tmp_path / "s.xyz")], "a picture is one of .png, .svg, .pdf"),
         ([path, "--sensitivity", "--accelerator", "dense"], "name at least two"),
+        ([path, "--accelerator", "CRISP-STC, crisp-stc"], "have the same name"),
+        ([path, "--accelerator", ""], "accelerator '' is not known; known: crisp-stc, dstc"),
         ([path, "--accelerator", f"dense,{tmp_path / 'copy.toml'}"], "have the same name"),
     ):
         with pytest.raises(SystemExit) as end:

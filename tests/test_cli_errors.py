@@ -18,7 +18,7 @@ from jettison.cli import VERBS
 
 BENCH = ("bench", "resnet20_cifar", "--size", 16, "--runs", 1)
 COMPRESS = ("compress", "NETnet", "--data", "digits", "--dense-epochs", 1, "--epochs", 1, "-o", "TMP/out.jettison")
-CRISP = (*COMPRESS, "--method", "crisp", "--pattern", "16x16/2:4")
+CRISP = (*COMPRESS, "--method", "crisp", "--sparsity", 0.8, "--pattern", "16x16/2:4")
 BAD = {
     "explain: again without tune": (("explain", "SAVED", "--again"), "--again measures kernels anew, which --tune asks for"),
     "compress: a picture of an unknown kind": (
@@ -81,10 +81,15 @@ BAD = {
     "no file of classes": ((*CRISP, "--classes", "@TMP/none.txt"), "none.txt cannot be read"),
     "unreachable sparsity": ((*CRISP, "--sparsity", 0.99), "sparsity 99.00% cannot be reached with this pattern, only 50.00% to 94.44%"),
     "sparsity below N:M": ((*CRISP, "--sparsity", 0.3), "only 50.00% to 94.44% (N:M alone removes the first)"),
+    "no sparsity": ((*COMPRESS, "--method", "crisp"), "give --sparsity 0.92, or write 32x32/2:4@15%"),
+    "sparsity in percent": ((*CRISP, "--sparsity", 92), "a share between 0 and 1, got 92.0; write 0.92 for 92%"),
     "sparsity twice": ((*CRISP, "--pattern", "16x16/2:4@50%", "--sparsity", 0.9), "already says how many blocks stay"),
     "sparsity without crisp": ((*COMPRESS, "--sparsity", 0.9), "--sparsity belongs to method crisp"),
     "crisp without blocks": ((*CRISP, "--pattern", "2:4"), "method crisp removes whole blocks"),
-    "blocks too wide": ((*CRISP, "--pattern", "32x32/2:4"), "need output channels divisible by 32, got 16"),
+    "blocks too wide": (
+        (*CRISP, "--pattern", "32x32/2:4"),
+        "need output channels divisible by 32, got 16; leave the layer dense or choose smaller blocks, the smallest are 16x16",
+    ),
     "head without classes": ((*CRISP, "--head", "shrink"), "name them with --classes"),
     "unknown head": ((*CRISP, "--head", "bald"), "head must be one of keep, shrink"),
     "from nothing": ((*CRISP, "--dense-epochs", 0, "--from", "TMP/none"), "no such file; `jettison compress --method crisp`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from dataclasses import replace
 
@@ -375,8 +376,27 @@ def test_checkpoints_of_other_networks_are_refused(job, tmp_path) -> None:
     for change, what in (({"exclude": ("3",)}, "other sparse layers"), ({"model": "resnet20_cifar"}, "another network")):
         with pytest.raises(CheckpointError, match=what):
             compression.compress(replace(fresh, **change), data, tmp_path / "state", progress=False)
+    for classes, what in ((tuple("0123456789")[::-1], "another order"), ((*"012345678", "nine"), "only the file has '9'")):
+        with pytest.raises(CheckpointError, match=f"another data set's classes: .*{what}"):
+            personal.check_fits(result.personal, settings.model, classes, result.personal.masks, path)
     state = torch.load(path, weights_only=True)
     for damage in ({"chosen": [2, 99]}, {"masks": []}, {"version": 9}, {"dense": {"a": 1}}):
         torch.save({**state, **damage}, path)
         with pytest.raises(CheckpointError, match=r"old\.jettison-checkpoint"):
             personal.load(path)
+
+
+def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_all_again(call, tmp_path) -> None:
+    (tmp_path / "own.py").write_text(NET)
+    command = ("compress", f"{tmp_path}/own.py:net", "--data", "digits", "--size", 16, "--epochs", 2, "--threads", 1, "--runs", 1)
+    old, new, found = tmp_path / "old.jettison", tmp_path / "new.jettison", tmp_path / "found.json"
+    options = ("--method", "crisp", "--pattern", "16x16/2:4", "--sparsity", 0.8, "--head", "shrink", "--dense-epochs", 1)
+    result = call(*command, *options, "--classes", "2,7", "-o", old)
+    assert result.code == 0, result.err
+    assert all(words in result.out for words in ("What is left of each layer", "old.jettison-checkpoint: to change the classes later"))
+    result = call(*command, "--from", tmp_path / "old.jettison-checkpoint", "--classes", "2,5", "-o", new, "--json", found)
+    assert result.code == 0, result.err
+    made = json.loads(found.read_text())["settings"]
+    assert (made["method"], made["pattern"], made["head"]) == ("crisp", "16x16/2:4", "shrink")
+    assert made["sparsity"] == personal.sparsity_of(personal.load(tmp_path / "old.jettison-checkpoint")) >= 0.8
+    assert Session(new).outputs[0].shape == (2,)

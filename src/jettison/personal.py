@@ -65,6 +65,11 @@ def load(path: Path) -> Personal:
     return Personal(**state)
 
 
+def sparsity_of(old: Personal) -> float:
+    """Share of the weights of all sparse layers that is pruned."""
+    return 1 - sum(int(m.sum()) for m in old.masks.values()) / max(1, sum(m.numel() for m in old.masks.values()))
+
+
 def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(state with every W under its own name, masks by layer) of a network that is still sparsified."""
     state = {}
@@ -105,9 +110,11 @@ def _head(name: str, dense: Tensor, trained: Tensor, before: Sequence[int], now:
 
 def check_fits(old: Personal, model: str, classes: Sequence[str], masks: Mapping[str, Any], path: Path) -> None:
     """Errors: CheckpointError when the file is of another network, data set or choice of layers."""
-    for what, theirs, mine in (("network", old.model, model), ("classes", list(old.classes), list(classes))):
-        if theirs != mine:
-            shown = (theirs, mine) if what == "network" else (f"{len(theirs)} classes", f"{len(mine)} others")
-            raise CheckpointError(f"{path} is of another {what}: {shown[0]} (now {shown[1]}); use the same, or start over without --from")
+    if old.model != model:
+        raise CheckpointError(f"{path} is of another network: {old.model} (now {model}); use the same, or start over without --from")
+    if list(old.classes) != list(classes):
+        name = next((c for c in (*old.classes, *classes) if (c in old.classes) != (c in classes)), None)
+        whose = "they have another order" if name is None else f"only {'the file' if name in old.classes else 'the data set'} has {name!r}"
+        raise CheckpointError(f"{path} is of another data set's classes: {whose}; use the same data set, or start over without --from")
     if set(old.masks) != set(masks):
         raise CheckpointError(f"{path} has other sparse layers than this pattern gives; use the pattern {old.pattern}")

@@ -137,13 +137,16 @@ class Settings:
             raise TrainingError("a head shrinks to chosen classes; name them with --classes")
         if crisp and not isinstance(self.format, Block):
             raise PatternError(f"method crisp removes whole blocks; write a pattern such as {CRISP_PATTERN}, not {self.pattern}")
+        if crisp and self.sparsity is None and isinstance(self.format, Block) and self.format.keep == 1:
+            raise PatternError(f"method crisp must know how many blocks go; give --sparsity 0.92, or write {self.pattern}@15%")
         for what, value in (("sparsity", self.sparsity), ("from", self.start)):
             if value is not None and not crisp:
                 raise TrainingError(f"--{what} belongs to method crisp; {self.method} takes its sparsity from the pattern")
         if self.start is not None and (self.weights is not None or self.dense_epochs):
             raise TrainingError("--from brings its own dense weights; leave out --weights and --dense-epochs")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}")
+            hint = f"; write {self.sparsity / 100:g} for {self.sparsity:g}%" if 1 < self.sparsity < 100 else ""
+            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}{hint}")
         if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:
             raise PatternError(f"pattern {self.pattern} already says how many blocks stay; leave out its @… or --sparsity")
 

@@ -44,7 +44,8 @@ from ..spec import WEIGHTED
 
 FOLDER = Path(__file__).parent / "accelerators"
 SKIPS = ("none", "2:4", "blocks", "any")
-PAPER = {"latency": 14.0, "energy": 30.0}  # "up to", over earlier pruning methods: abstract of arXiv 2311.14272
+# "Up to", over earlier pruning methods. 14: abstract of arXiv 2311.14272, of both; 30: quoted from its evaluation, not seen by us
+PAPER = {"latency": 14.0, "energy": 30.0}
 AT_LEAST_1 = ("lanes_outputs", "lanes_depth", "pixels_held")
 FACTORS = (0.5, 2.0)  # of each number in turn, for sensitivity
 
@@ -133,10 +134,10 @@ def names() -> list[str]:
 
 def load(name: str) -> Accelerator:
     """One of `names()`, or the path of a file like them. Errors: MachineError naming the file and the field."""
-    path = FOLDER / f"{name}.toml" if name in names() else Path(name)
+    path = FOLDER / f"{name.lower()}.toml" if name.lower() in names() else Path(name)
     try:
         data = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise MachineError(f"accelerator {name!r} is not known; known: {', '.join(names())}; or give a .toml file like theirs") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise MachineError(f"{path}: cannot be read: {e}") from e

@@ -85,13 +85,15 @@ def densified(graph: Graph) -> Graph:
     return replace(graph, ops=tuple(ops), constants=constants)
 
 
-def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_classes: int | None = None) -> Graph:
+def random_graph(
+    name: str, fmt: Format, image_size: int | None, seed: int, num_classes: int | None = None, classifier: bool = False
+) -> Graph:
     """The network `name` with random weights, one-shot pruned to `fmt`, and activations of ordinary size.
 
     Weights of convolutions are Laplace-distributed with the variance that ReLU keeps (He et al. 2015, arXiv 1502.01852).
     As in trained networks the largest is many standard deviations from 0, and int8 scales follow it; of normally
     distributed weights it is not. One pass over random images sets the statistics of BatchNorm. Layers whose channels do
-    not fit stay dense.
+    not fit stay dense. classifier: it is pruned too, to what is inside the blocks where they do not fit.
     Errors: InputError when it does not run on its images; those of the zoo, of pruning and of export.
     """
     try:
@@ -102,7 +104,7 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
             f"building {name} needs PyTorch; install it with: pip install 'jettison[train]', or give a .jettison file"
         ) from e
     from ..export import export
-    from ..methods import ASP, sparsify_
+    from ..methods import ASP, Select, sparsify_
     from ..zoo import build, default_input
 
     c, h, w = default_input(name)
@@ -116,7 +118,8 @@ def random_graph(name: str, fmt: Format, image_size: int | None, seed: int, num_
                 module.weight.exponential_().mul_(sign * module.weight[0].numel() ** -0.5)  # variance 2 / fan-in
     formats = {}
     if fmt != Dense():
-        formats = sparsify_(model, fmt, ASP(retrain=False), remainder="dense").finish()
+        select, remainder = Select(classifier=classifier), "inner" if classifier else "dense"
+        formats = sparsify_(model, fmt, ASP(retrain=False), select, remainder).finish()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average of the batches seen

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError, PatternError
+from ..formats import Block
 from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
 from .compressed import as_json, measured, show
 from .picture import check_picture, draw
@@ -35,9 +36,12 @@ def compress(
         ),
     ] = None,
     method: Annotated[
-        str,
-        typer.Option(help="How to prune: srste, maxq, crisp, ste, asp (with --epochs 0 once, untrained); tabconv: tables."),
-    ] = "srste",
+        str | None,
+        typer.Option(
+            help="How to prune: srste, maxq, crisp, ste, asp (with --epochs 0 once, untrained); tabconv: tables. "
+            "Default: srste, with --from crisp."
+        ),
+    ] = None,
     permute: Annotated[bool, typer.Option("--permute", help="First move channels so that pruning keeps more; free at inference.")] = False,
     reconstruct: Annotated[
         bool, typer.Option("--reconstruct", help="Prune by refitting layer after layer on --calibrate images: for --epochs 0.")
@@ -83,7 +87,12 @@ def compress(
     classes: Annotated[
         str | None, typer.Option(help="The classes that matter, with commas, or @FILE with one a line. Default: all.", metavar="NAMES")
     ] = None,
-    head: Annotated[str, typer.Option(help="With --classes: 'keep' all outputs, or 'shrink' the classifier to the chosen ones.")] = "keep",
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="With --classes: 'keep' all outputs, or 'shrink' the classifier to the chosen ones. Default: keep, or as --from has."
+        ),
+    ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="crisp: share of the prunable weights to remove, such as 0.92. Default: what the pattern says.")
     ] = None,
@@ -153,6 +162,9 @@ def compress(
         raise PatternError("--save-weights: tables are no PyTorch weights; the .jettison file holds everything")
     if plot is not None:
         check_picture(plot)
+    method = method or ("crisp" if start else "srste")
+    if start is not None and method == "crisp":
+        pattern, sparsity, head = _as_before(start, pattern, sparsity, head)
     settings = Settings(
         model=model,
         pattern=average_pattern(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
@@ -183,7 +195,7 @@ def compress(
         keep_float=keep_float,
         qat_epochs=qat_epochs,
         classes=_names(classes),
-        head=head,
+        head=head or "keep",
         sparsity=sparsity,
         start=str(start) if start else None,
         fit_images=fit_images,
@@ -213,6 +225,19 @@ def compress(
     show(output, result, settings, images, found, f"{out}: {model}, batch {run_batch}, {len(cpus)} threads, {runs} runs each, in turns")
     about = {"out": str(out), "batch": run_batch, "threads": len(cpus), "device": str(trains_on)}
     output.save({**as_json(result, settings, images, found), **about})
+
+
+def _as_before(start: Path, pattern: str | None, sparsity: float | None, head: str | None) -> tuple[str, float | None, str]:
+    """What is not said anew is as in the personalised network to start from. Errors: CheckpointError."""
+    from ..formats import parse
+    from ..personal import load, sparsity_of
+
+    old = load(start)
+    pattern = pattern or old.pattern
+    fmt = parse(pattern)
+    if sparsity is None and isinstance(fmt, Block) and fmt.keep == 1:
+        sparsity = sparsity_of(old)
+    return pattern, sparsity, head or old.head
 
 
 def _names(text: str | None) -> tuple[str, ...]:

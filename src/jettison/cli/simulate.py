@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..spec import WEIGHTED
 from .tables import Json, Output, byte_count, units
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def simulate(
         raise InputError("--sensitivity compares the first accelerator with the last; name at least two")
     if activation_density is not None:
         machines = [replace(a, activation_density=activation_density) if a.skips == "any" else a for a in machines]
-    layers = model.work(load(file), batch)
+    graph = load(file)
+    layers = model.work(graph, batch)
     if not layers:
         raise InputError(f"{file}: has no convolution or linear layer with weights; there is nothing to simulate")
     costs = {a.name: [model.layer_cost(w, a) for w in layers] for a in machines}
@@ -69,8 +71,14 @@ def simulate(
     _show(output, costs, totals, machines, f"{file}, batch {batch}")
     if moved:
         _show_sensitivity(output, moved, machines[0], machines[-1])
+    floats = [op.name for op in graph.ops if op.kind in WEIGHTED and op.element != "i8"]
+    if floats:
+        output.say(
+            f"{len(floats)} of {len(layers)} layers are no int8, which the machines multiply: their bytes are counted as they are stored, "
+            "multiply-adds as if int8; make the file with --element int8"
+        )
     if plot is not None:
-        _draw(plot, costs, totals, machines)
+        draw(plot, costs, totals, machines)
     output.save(
         {
             "file": str(file),
@@ -80,6 +88,7 @@ def simulate(
             "layers": {name: [_row(c) for c in cs] for name, cs in costs.items()},
             "sensitivity": moved,
             "paper": model.PAPER,
+            "not_int8": floats,
         }
     )
 
@@ -136,7 +145,7 @@ def _show_sensitivity(output: Output, moved: list[dict[str, Any]], first: Accele
     output.table(f"Gain of {first.name} over {last.name} with each number halved and doubled in both", columns, rows)
 
 
-def _draw(path: Path, costs: dict[str, list[LayerCost]], totals: dict[str, Total], machines: list[Accelerator]) -> None:
+def draw(path: Path, costs: dict[str, list[LayerCost]], totals: dict[str, Total], machines: list[Accelerator]) -> None:
     """Cycles and energy per layer, and the gains in total beside those that the paper claims."""
     from ..analysis.accelerator import PAPER
     from .picture import pyplot, save
@@ -148,7 +157,7 @@ def _draw(path: Path, costs: dict[str, list[LayerCost]], totals: dict[str, Total
         energy.plot([c.total_pj / 1e6 for c in costs[a.name]], drawstyle="steps-mid", label=a.name)
     for axes, label in ((cycles, "cycles"), (energy, "energy, µJ")):
         axes.set(yscale="log", xlabel="layer, in the order of the network", ylabel=f"{label} per layer")
-        axes.legend()
+    cycles.legend(ncols=len(machines), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     for axes, what, field in ((gains, "latency", "seconds"), (joules, "energy", "joules")):
         values = [getattr(totals[last.name], field) / getattr(totals[a.name], field) for a in machines]
         axes.bar([a.name for a in machines], values)

@@ -104,7 +104,7 @@ class Block:
             if size % side or size == 0:
                 raise FormatError(
                     f"{where}: {self.rows}x{self.cols} blocks need {what} channels divisible by {side}, got {size}; "
-                    "leave the layer dense or choose smaller blocks"
+                    "leave the layer dense or choose smaller blocks, the smallest are 16x16"
                 )
 
     def block_sums(self, score: np.ndarray) -> np.ndarray:

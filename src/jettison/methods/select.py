@@ -170,7 +170,8 @@ def _fitting(
         fmt.check(shape, name)
     except FormatError as e:
         if remainder == "refuse":
-            raise FormatError(f"{e}; remainder='dense' leaves such layers dense") from e
+            inside = ", 'inner' makes them N:M alone" if isinstance(fmt, Block) and isinstance(fmt.inner, NM) else ""
+            raise FormatError(f"{e}; remainder='dense' (--remainder dense) leaves such layers dense{inside}") from e
         channels = f"{shape[0]} output and {shape[3]} input channels" if isinstance(fmt, Block) else f"input channels {shape[3]}"
         inner = fmt.inner if isinstance(fmt, Block) and remainder == "inner" else None
         fits = isinstance(inner, NM) and shape[3] % inner.m == 0
