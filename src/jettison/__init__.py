@@ -8,14 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import JettisonError
-from .formats import NM, Block, Dense, Lut
+from .formats import NM, Block, Dense, Lut, PixelLut
 
 if TYPE_CHECKING:
-    from .methods import ASP, SRSTE, STE, MaxQ, Sparsifier, sparsify_
+    from .methods import ASP, CRISP, SRSTE, STE, MaxQ, Sparsifier, sparsify_
     from .runtime import Session
 
 __version__ = "0.1.0"
-__all__ = ["ASP", "NM", "SRSTE", "STE", "Block", "Dense", "JettisonError", "Lut", "MaxQ", "Session", "Sparsifier", "sparsify_"]
+__all__ = [
+    "ASP",
+    "CRISP",
+    "NM",
+    "SRSTE",
+    "STE",
+    "Block",
+    "Dense",
+    "JettisonError",
+    "Lut",
+    "MaxQ",
+    "PixelLut",
+    "Session",
+    "Sparsifier",
+    "sparsify_",
+]
 
 _LAZY = {
     "Session": "runtime",
@@ -23,6 +38,7 @@ _LAZY = {
     "STE": "methods",
     "SRSTE": "methods",
     "MaxQ": "methods",
+    "CRISP": "methods",
     "Sparsifier": "methods",
     "sparsify_": "methods",
 }

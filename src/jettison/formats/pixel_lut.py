@@ -1,7 +1,7 @@
 """PixelLut: table look-up whose codes are those of input pixels, made once and looked up by every tap that sees the pixel.
 
     q ∈ u8 (h, w, c)   the padded input; padding holds the zero point
-    G = ⌈c / v⌉        groups of v neighbouring channels
+    G = ⌈c / v⌉        groups of v channels, any that the questions name
     code[p, g]         the leaf, 0 … K − 1, that pixel p reaches in the hash tree of group g
     acc[y, o]          Σ_tap Σ_g tables[o, tap·G + g, code[pixel of y at tap, g]]
 
