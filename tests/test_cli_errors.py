@@ -64,7 +64,7 @@ BAD = {
     "permuted blocks": ((*CRISP, "--permute"), "--permute is for N:M, for example 2:4, not for 16x16/2:4"),
     "tables no kernel takes": (
         (*COMPRESS, "--method", "tabconv", "--pattern", "lut9x12"),
-        "prototypes must be one of 2, 4, 8, 16",
+        "prototypes must be a power of two from 2 to 65536",
     ),
     "tables reconstructed": ((*COMPRESS, "--method", "tabconv", "--reconstruct"), "--reconstruct is for N:M"),
     "equalized floats": ((*COMPRESS, "--equalize"), "--equalize prepares for int8"),

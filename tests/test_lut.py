@@ -86,8 +86,8 @@ def test_a_pattern_is_written_and_read(text: str, fmt: Lut) -> None:
         ("lut-9", "lutV or lutVxK"),
         ("lut0", "v, the inputs per codebook, must be 1 to 65536, got 0"),
         ("lut65537", "must be 1 to 65536"),
-        ("lut9x17", "prototypes must be one of 2, 4, 8, 16"),
-        ("lut9x131072", "prototypes must be one of"),
+        ("lut9x17", "prototypes must be a power of two from 2 to 65536"),
+        ("lut9x131072", "prototypes must be a power of two from 2 to 65536, got 131072"),
     ],
 )
 def test_impossible_patterns_are_named(text: str, words: str) -> None:

@@ -88,7 +88,7 @@ def test_a_pattern_is_written_and_read(text: str, fmt: PixelLut) -> None:
         ("pixel", "pixelV or pixelVxK with whole numbers"),
         ("pixel8x", "pixelV or pixelVxK"),
         ("pixel0", "v, the channels per group, must be 1 to 65536, got 0"),
-        ("pixel8x100", "prototypes must be one of 2, 4, 8, 16"),
+        ("pixel8x100", "prototypes must be a power of two from 2 to 65536"),
     ],
 )
 def test_impossible_patterns_are_named(text: str, words: str) -> None:

@@ -53,8 +53,8 @@ class LookUp(ABC):
             example = f"for example {self.word}9"
             raise PatternError(f"table look-up {self.word}: v, the {self.counted}, must be 1 to {V_MAX}, got {self.v!r}; {example}")
         if isinstance(self.prototypes, bool) or self.prototypes not in PROTOTYPES:
-            known = ", ".join(map(str, PROTOTYPES))
-            raise PatternError(f"table look-up {self.word}: prototypes must be one of {known}, got {self.prototypes!r}")
+            most = PROTOTYPES[-1]
+            raise PatternError(f"table look-up {self.word}: prototypes must be a power of two from 2 to {most}, got {self.prototypes!r}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -74,7 +74,8 @@ class LookUp(ABC):
         return self.prototypes.bit_length() - 1
 
     @abstractmethod
-    def codebooks(self, shape: tuple[int, ...]) -> int: ...
+    def codebooks(self, shape: tuple[int, ...]) -> int:
+        """C, the look-ups of one output. shape: (k, r, s, c), here and below."""
 
     @abstractmethod
     def padded(self, shape: tuple[int, ...]) -> int:
@@ -141,7 +142,7 @@ class Lut(LookUp):
 
 
 def codes(rows: np.ndarray, splits: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(n, C) leaves of u8 rows (n, D)."""
+    """(n, C) int64 leaves, 0 … K − 1, of u8 rows (n, D); splits (C, L), thresholds (C, K − 1)."""
     code = np.zeros((len(rows), len(splits)), np.int64)
     every = np.arange(len(splits))
     for level in range(splits.shape[1]):

@@ -71,7 +71,7 @@ class PixelLut(LookUp):
 
 
 def codes(pixels: np.ndarray, questions: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(n, G) leaves of u8 pixels (n, c)."""
+    """(n, G) int64 leaves, 0 … K − 1, of u8 pixels (n, c); questions (G, L, 2), thresholds (G, K − 1)."""
     code = np.zeros((len(pixels), len(questions)), np.int64)
     every, x = np.arange(len(questions)), pixels.astype(np.int64)
     for level in range(questions.shape[1]):

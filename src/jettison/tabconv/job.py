@@ -41,6 +41,7 @@ def rate(pattern: str) -> float:
 
 
 def budget_of(settings: Settings) -> Budget:
+    """What `settings` say must hold. Errors: TabConvError."""
     return Budget(settings.budget_ops, settings.budget_accuracy, settings.budget_ms)
 
 
@@ -68,7 +69,7 @@ def check(settings: Settings) -> None:
     if made and (settings.element != "int8" or settings.qat_epochs):
         raise QuantizationError("tables are looked up by u8: write element int8, and no quantisation-aware epochs")
     if budget_of(settings).given and not made:
-        raise TrainingError("budgets are for method tabconv")
+        raise TrainingError("--budget-ops, --budget-accuracy and --budget-ms are for method tabconv")
     if settings.criterion not in CRITERIA:
         raise TrainingError(f"criterion must be one of {', '.join(CRITERIA)}, got {settings.criterion!r}")
 
