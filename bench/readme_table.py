@@ -20,7 +20,7 @@ from typing import Any
 from table_cells import machine, percent, ratio
 from tables_accelerator import accelerator
 from tables_fusion import convfirst, fusion, fusion_bound
-from tables_lookup import lut, tabconv, table_compression, table_sensitivity
+from tables_lookup import kmeans, lut, tabconv, table_compression, table_sensitivity
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -54,7 +54,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
         "speed": speed, "accuracy": accuracy, "int8": int8, "lut": lut, "mask_cost": mask_cost,
         "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv, "table_compression": table_compression,
-        "table_sensitivity": table_sensitivity,
+        "table_sensitivity": table_sensitivity, "kmeans": kmeans,
         "crisp": crisp, "density": density, "budget": budget, "accelerator": accelerator,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)

@@ -94,3 +94,18 @@ def table_sensitivity(results: dict[str, dict[str, Any]]) -> str:
             out.append(f"| {row['layer']} | {row['pattern']} | {numbers} |\n")
         out.append("\n")
     return "".join(out).rstrip("\n") + "\n" if out else ""
+
+
+def kmeans(results: dict[str, dict[str, Any]]) -> str:
+    """Errors of layers whose codes are a tree's or the nearest prototype's, and what finding that one costs."""
+    out = []
+    for name, r in results.items():
+        if "kmeans" not in r:
+            continue
+        about = f"[{r['network']}]({name}), {r['data']}, v = {r['v']}, error on {r['judged_images']:,} images not fitted to:"
+        out.append(f"{about}\n\n| layer | K | hash tree | nearest prototype | its distances, of the exact layer |\n|---|---|---|---|---|\n")
+        for row in r["kmeans"]:
+            share = row["distances"] / row["exact"]
+            out.append(f"| {row['layer']} | {row['prototypes']} | {row['tree']:.3f} | {row['nearest']:.3f} | {share:.0%} |\n")
+        out.append("\n")
+    return "".join(out).rstrip("\n") + "\n" if out else ""
