@@ -175,14 +175,15 @@ def test_a_last_codebook_that_is_not_full_is_shown(exact: Graph) -> None:
     assert next(f for f in fits if f.name == "b").reason == "asked for"
 
 
-def test_constant_channels_and_dead_outputs_are_harmless(exact: Graph) -> None:
+@pytest.mark.parametrize("fmt", [Lut(9), PixelLut(4, 16)], ids=str)
+def test_constant_channels_and_dead_outputs_are_harmless(exact: Graph, fmt: Lut | PixelLut) -> None:
     """The stem gives nothing in some channels; `a` has an output of zeros."""
     constants = {k: v.copy() for k, v in exact.constants.items()}
     stem, a = exact.ops[1], next(op for op in exact.ops if op.name == "a")
     constants[stem.params["weight"]][:3] = 0
     constants[stem.params["bias"]][:3] = 0
     constants[a.params["weight"]][0] = 0
-    made, fits = tabconv.fit(replace(exact, constants=constants), images(200), Lut(9), exact=["b", "down"], threads=1)
+    made, fits = tabconv.fit(replace(exact, constants=constants), images(200), fmt, exact=["b", "down"], threads=1)
     assert np.isfinite(Session(made, threads=1).run(images(4))).all()
     assert next(f for f in fits if f.name == "a").error < 0.3
 
