@@ -176,7 +176,7 @@ def test_compress_makes_trains_and_measures_tables(tmp_path, capsys) -> None:
         (["--budget-ops", "36"], "must be at least 0 and below 1, got 36; write 0.36 for 36%"),
         (["--fit-images", "1"], "layer 3: 128 prototypes of lut9 need at least 2 images to be fitted to (64 rows each), got 1; give more"),
         (["--fit-images", "2", "--budget-ops", "0.1"], "at least 2 images to be fitted to beside the 1 that judge (64 rows each), got 1"),
-        (["--pattern", "lut9,0=lut3"], "layer 0 has a pattern of its own but stays exact (stem); add --include 0"),
+        (["--pattern", "lut9,0=lut3"], "the pattern of 0 is that of no layer: 0 stays exact (stem); add --include '0'"),
         (["--pattern", "lut9,3=1:4"], "only table look-up, lutV or pixelV, may differ from layer to layer"),
         (["--pattern", "lut9,3"], "'3' is not LAYER=PATTERN"),
         (["--pattern", "lut9,layer*=lut6"], "no conv or linear layer 'layer*'; the layers are 0, 3, 8"),

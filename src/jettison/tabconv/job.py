@@ -115,11 +115,12 @@ def refuse(graph: Graph, settings: Settings) -> None:
     int8 = replace(graph, ops=tuple(replace(o, element="i8") if o.kind in WEIGHTED else o for o in graph.ops))
     chosen = _chosen(int8, settings)
     reasons = choose(int8, **chosen)
-    for name, why in reasons.items():
-        if why and name in formats_of(settings.pattern)[1] and name not in chosen["exact"]:
-            raise TabConvError(
-                f"layer {name} has a pattern of its own but stays exact ({why}); add --include {name}, or leave the pattern out"
-            )
+    for named in formats_of(settings.pattern)[1]:
+        own = {name: why for name, why in reasons.items() if fnmatchcase(name, named)}
+        left = [name for name in own if name not in chosen["exact"]]
+        if left and all(own.values()):
+            why = f"{left[0]} stays exact ({own[left[0]]})"
+            raise TabConvError(f"the pattern of {named} is that of no layer: {why}; add --include '{named}', or leave the pattern out")
     budgeted = budget_of(settings).given
     need_images(int8, reasons, chosen["fmt"], chosen["formats"], *parted(settings.fit_images) if budgeted else (settings.fit_images, 0))
 
