@@ -273,6 +273,10 @@ def test_names_are_found_as_people_write_them() -> None:
     bare = replace(data, test=replace(data.test, images=np.asarray(data.test.images)[:1], labels=np.array([4])))
     with pytest.raises(DataError, match="class '5' has no test images in digits"):
         only_classes(bare, [4, 5], "keep")
+    assert data.train is not None
+    unseen = replace(data, train=replace(data.train, labels=np.minimum(data.train.labels, 4)))
+    with pytest.raises(DataError, match="class '5' has no training images in digits; leave it out or add some"):
+        only_classes(unseen, [4, 5], "keep")
 
 
 def test_a_shrunk_head_gives_the_scores_of_the_chosen_classes() -> None:
