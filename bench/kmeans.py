@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy import replace_json
+from table_sensitivity import parser
 
 from jettison import file
 from jettison.bench.machine import provenance
@@ -90,18 +91,12 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("file", type=Path, help="dense int8 network")
-    p.add_argument("--name", required=True, help="of the network, for the table")
-    p.add_argument("--data", required=True)
-    p.add_argument("--data-dir", required=True, type=Path)
+    p = parser(__doc__, RESULT)
     p.add_argument("--layers", nargs="+", required=True)
     p.add_argument("--v", type=int, default=9)
     p.add_argument("--prototypes", type=int, nargs="+", default=[16, 256])
     p.add_argument("--fit-images", type=int, default=2048)
     p.add_argument("--judges", type=int, default=512, help="images that nothing is fitted to")
-    p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--out", type=Path, default=RESULT)
     return p.parse_args()
 
 

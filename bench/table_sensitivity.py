@@ -73,17 +73,23 @@ def scores(graph: Graph, images: np.ndarray, threads: int) -> torch.Tensor:
 
 
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__, RESULT)
+    p.add_argument("--try", dest="tried", nargs="+", required=True, metavar="LAYER=PATTERN", help="layers by name, * allowed")
+    p.add_argument("--fit-images", type=int, default=12288)
+    p.add_argument("--judges", type=int, default=10000, help="test images")
+    return p.parse_args()
+
+
+def parser(about: str | None, result: Path) -> argparse.ArgumentParser:
+    """Of a bench on single layers: for the network and its data."""
+    p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("file", type=Path, help="dense int8 network")
     p.add_argument("--name", required=True, help="of the network, for the table")
     p.add_argument("--data", required=True)
     p.add_argument("--data-dir", required=True, type=Path)
-    p.add_argument("--try", dest="tried", nargs="+", required=True, metavar="LAYER=PATTERN", help="layers by name, * allowed")
-    p.add_argument("--fit-images", type=int, default=12288)
-    p.add_argument("--judges", type=int, default=10000, help="test images")
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--out", type=Path, default=RESULT)
-    return p.parse_args()
+    p.add_argument("--out", type=Path, default=result)
+    return p
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lut_kernels import PROTOTYPES
@@ -81,31 +82,32 @@ def table_compression(results: dict[str, dict[str, Any]]) -> str:
 
 def table_sensitivity(results: dict[str, dict[str, Any]]) -> str:
     """A line for each layer and format that it had alone."""
-    out = []
-    for name, r in results.items():
-        if "table_sensitivity" not in r:
-            continue
-        about = f"[{r['network']}]({name}), {r['data']}, fitted to {r['fit_images']:,} images, judged on {r['judged_images']:,}:"
-        out.append(
-            f"{about}\n\n| layer | pattern | operations saved | KL from the exact scores | answers changed |\n|---|---|---|---|---|\n"
-        )
-        for row in r["table_sensitivity"]:
-            numbers = f"{row['saved_percent']:.2f}% | {row['kl']:.4f} | {row['changed_percent']:.2f}%"
-            out.append(f"| {row['layer']} | {row['pattern']} | {numbers} |\n")
-        out.append("\n")
-    return "".join(out).rstrip("\n") + "\n" if out else ""
+    head = "| layer | pattern | operations saved | KL from the exact scores | answers changed |\n|---|---|---|---|---|\n"
+    return _by_layer(
+        results,
+        "table_sensitivity",
+        lambda r: f"fitted to {r['fit_images']:,} images, judged on {r['judged_images']:,}:\n\n{head}",
+        lambda o: f"{o['layer']} | {o['pattern']} | {o['saved_percent']:.2f}% | {o['kl']:.4f} | {o['changed_percent']:.2f}%",
+    )
 
 
 def kmeans(results: dict[str, dict[str, Any]]) -> str:
     """Errors of layers whose codes are a tree's or the nearest prototype's, and what finding that one costs."""
-    out = []
-    for name, r in results.items():
-        if "kmeans" not in r:
-            continue
-        about = f"[{r['network']}]({name}), {r['data']}, v = {r['v']}, error on {r['judged_images']:,} images not fitted to:"
-        out.append(f"{about}\n\n| layer | K | hash tree | nearest prototype | its distances, of the exact layer |\n|---|---|---|---|---|\n")
-        for row in r["kmeans"]:
-            share = row["distances"] / row["exact"]
-            out.append(f"| {row['layer']} | {row['prototypes']} | {row['tree']:.3f} | {row['nearest']:.3f} | {share:.0%} |\n")
-        out.append("\n")
-    return "".join(out).rstrip("\n") + "\n" if out else ""
+    head = "| layer | K | hash tree | nearest prototype | its distances, of the exact layer |\n|---|---|---|---|---|\n"
+    return _by_layer(
+        results,
+        "kmeans",
+        lambda r: f"v = {r['v']}, error on {r['judged_images']:,} images not fitted to:\n\n{head}",
+        lambda o: f"{o['layer']} | {o['prototypes']} | {o['tree']:.3f} | {o['nearest']:.3f} | {o['distances'] / o['exact']:.0%}",
+    )
+
+
+def _by_layer(
+    results: dict[str, dict[str, Any]], key: str, about: Callable[[dict[str, Any]], str], cells: Callable[[dict[str, Any]], str]
+) -> str:
+    """A table for each result that has `key`: what it is about, with the table's head, and a line for each row."""
+    found = {name: r for name, r in results.items() if key in r}
+    tables = (
+        f"[{r['network']}]({name}), {r['data']}, {about(r)}" + "".join(f"| {cells(row)} |\n" for row in r[key]) for name, r in found.items()
+    )
+    return "\n".join(tables)
