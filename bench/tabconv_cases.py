@@ -184,7 +184,18 @@ CASES = (
         fit_images=20000,
         layers=("conv1=pixel3x1024",),
     ),
-    Case("nin", "cifar10", "lut9", 30),
+    Case(  # no figure of the paper's: early layers alone, fitted and not trained
+        "nin",
+        "cifar10",
+        "pixel4x128",
+        8,
+        include=("conv1",),
+        exclude=("cccp[3-6]", "conv3"),
+        epochs=0,
+        fit_images=8192,
+        layers=("conv1=pixel3x1024",),
+        bf16=True,
+    ),
 )
 
 
