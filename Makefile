@@ -84,6 +84,14 @@ format: $(VENV)/.test
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CPP)
 
+# $(1): folder of an environment of its own, with native code built there; $(2): how.
+define installed
+$(PYTHON) -m venv $(1)/venv
+$(1)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
+	-C build-dir=$(1)/native $(2)
+touch $@
+endef
+
 # A second, small environment: without PyTorch, whose own memory handling would drown ours.
 ASAN := build/asan
 ASAN_TESTS ?= $(wildcard tests/test_kernels*.py) tests/test_lut.py tests/test_runtime.py -k "not memory_does_not_grow"
@@ -94,10 +102,7 @@ asan: $(ASAN)/.ready
 		$(ASAN)/venv/bin/python -m pytest -p no:cacheprovider $(ASAN_TESTS)
 
 $(ASAN)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pyproject.toml CMakeLists.txt | tools
-	$(PYTHON) -m venv $(ASAN)/venv
-	$(ASAN)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
-		-C build-dir=$(ASAN)/native -C cmake.build-type=RelWithDebInfo -C cmake.define.JETTISON_SANITIZE=ON
-	touch $@
+	$(call installed,$(ASAN),-C cmake.build-type=RelWithDebInfo -C cmake.define.JETTISON_SANITIZE=ON)
 
 # Another: AVX-512 kernels tested where the processor has none.
 EMULATE := build/emulate
@@ -109,10 +114,7 @@ emulate: $(EMULATE)/.ready
 $(EMULATE)/.ready: $(NATIVE) $(wildcard src/jettison/*.py src/jettison/*/*.py) pyproject.toml CMakeLists.txt | tools
 	@if ! echo '#include <simde/x86/avx512.h>' | $(CXX) $(CXXFLAGS) -E -x c++ - >/dev/null 2>&1; then \
 		echo "make emulate needs SIMDe's headers: apt-get install libsimde-dev, or CXXFLAGS=-I/path/to/simde" >&2; exit 2; fi
-	$(PYTHON) -m venv $(EMULATE)/venv
-	$(EMULATE)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS) . pytest pytest-timeout hypothesis \
-		-C build-dir=$(EMULATE)/native -C cmake.define.JETTISON_EMULATE=ON
-	touch $@
+	$(call installed,$(EMULATE),-C cmake.define.JETTISON_EMULATE=ON)
 
 .PHONY: bench
 bench: $(VENV)/.test native
