@@ -204,7 +204,8 @@ def test_compress_ends_with_a_file_that_is_as_good_as_it_says(call, net, tmp_pat
     options = ("--runs", 2, "-o", out, "--json", tmp_path / "c.json", "--save-weights", tmp_path / "w.safetensors")
     result = call(*command, *options)
     assert result.code == 0, result.err
-    assert all(word in result.out for word in ("accuracy", "median ms", "file", "× as ", "1 of 3 layers are 1:4"))
+    assert all(word in result.out for word in ("accuracy", "median ms", "file", "1 of 3 layers are 1:4"))
+    assert "× as fast" in result.out or "× as slow" in result.out  # on a busy machine
     data = json.loads((tmp_path / "c.json").read_text())
     assert data["accuracy"]["1:4"] == data["history"]["sparse"][-1]["accuracy"] > 0.2  # PyTorch's own, on all test images
     assert [r["pattern"] for r in data["latency"]] == ["dense", "1:4"]

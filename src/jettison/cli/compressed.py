@@ -30,12 +30,13 @@ DENSE = "dense"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All networks on this machine, by the names in `Compressed.graphs`. layers_ms: by layer, slowest first."""
+    """All networks on this machine, by the names in `Compressed.graphs`. layers_ms: by layer, slowest first. look_up: see `look_ups`."""
 
     accuracy: dict[str, float]
     file_bytes: dict[str, int]
     timing: Comparison
     layers_ms: dict[str, dict[str, float]]
+    look_up: dict[str, dict[str, Any]]
 
 
 def measured(
@@ -58,7 +59,7 @@ def measured(
         entrants = [Entrant("jettison", graphs[label].element, label, path, label) for label, path in paths.items()]
         timing = compare(entrants, random_samples(graphs[DENSE], batch, settings.seed), cpus, runs, tell)
         sizes = {label: path.stat().st_size for label, path in paths.items()}
-    return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch))
+    return Measured(accuracy, sizes, timing, _layer_times(graphs, cpus, batch), look_ups(graphs[written], fits=result.fits))
 
 
 def _layer_times(graphs: dict[str, Graph], cpus: list[int], batch: int) -> dict[str, dict[str, float]]:
@@ -110,7 +111,7 @@ def show(output: Output, result: Compressed, settings: Settings, images: DataSet
             show_budget(output, result.budget)
         if settings.method == "crisp":
             _show_blocks(output, result)
-    show_look_ups(output, look_ups(result.graphs[list(result.graphs)[-1]], fits=result.fits))
+    show_look_ups(output, m.look_up)
     if result.moved:
         before, after = (sum(getattr(p, k) for p in result.moved) / len(result.moved) for k in ("kept_before", "kept_after"))
         output.say(f"channels moved in {len(result.moved)} places: N:M keeps {after:.1%} of the magnitude there, not {before:.1%}")
@@ -149,7 +150,6 @@ def _kept(r: LayerReport) -> tuple[str, str]:
 def as_json(result: Compressed, settings: Settings, images: DataSet, m: Measured) -> dict[str, Any]:
     from ..bench.machine import provenance
 
-    saved = look_ups(result.graphs[list(result.graphs)[-1]], fits=result.fits)
     return {
         "settings": asdict(settings),
         "data": images.name,
@@ -161,10 +161,10 @@ def as_json(result: Compressed, settings: Settings, images: DataSet, m: Measured
         "kept_float": result.kept_float,
         "permuted": [asdict(p) for p in result.moved],
         "budget": asdict(result.budget) if result.budget is not None else None,
-        "look_up": saved.get(""),
+        "look_up": m.look_up.get(""),
         "layers": [
             {"name": r.name, "format": str(r.format), "density": r.format.density(r.shape), "reason": r.reason}
-            | ({"look_up": saved[r.name]} if r.name in saved else {})
+            | ({"look_up": m.look_up[r.name]} if r.name in m.look_up else {})
             for r in result.report
         ],
         "history": {stage: [asdict(e) for e in epochs] for stage, epochs in result.history.items()},
