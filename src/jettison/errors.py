@@ -76,3 +76,8 @@ class QuantizationError(JettisonError):
 
 class MachineError(JettisonError):
     """A machine description that is missing, incomplete or absurd, or does not cover what is asked of it."""
+
+
+def instead_of_percent(value: float) -> str:
+    """The end of a message about a share that looks like a number of percent, else nothing."""
+    return f"; write {value / 100:g} for {value:g}%" if 1 < value < 100 else ""

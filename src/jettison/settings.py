@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from . import budget, ptq
-from .errors import ModelError, PatternError, QuantizationError, TrainingError, no_effect
+from .errors import ModelError, PatternError, QuantizationError, TrainingError, instead_of_percent, no_effect
 from .formats import NM, Block, Dense, Format
 from .methods import Method, Select, make_method
 from .methods.select import REMAINDERS
@@ -145,8 +145,7 @@ class Settings:
         if self.start is not None and (self.weights is not None or self.dense_epochs):
             raise TrainingError("--from brings its own dense weights; leave out --weights and --dense-epochs")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
-            hint = f"; write {self.sparsity / 100:g} for {self.sparsity:g}%" if 1 < self.sparsity < 100 else ""
-            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}{hint}")
+            raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}{instead_of_percent(self.sparsity)}")
         if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:
             raise PatternError(f"pattern {self.pattern} already says how many blocks stay; leave out its @… or --sparsity")
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.measure import Measured, measure
-from ..errors import TabConvError
+from ..errors import TabConvError, instead_of_percent
 from ..formats.lut import LookUp
 from ..graph import Graph, Op, TensorSpec
 from ..ptq.calibrate import whole
@@ -56,7 +56,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.ops is not None and not 0 <= self.ops < 1:
-            hint = f"; write {self.ops / 100:g} for {self.ops:g}%" if 1 < self.ops < 100 else ""
+            hint = instead_of_percent(self.ops)
             raise TabConvError(f"budget of operations: the share saved must be at least 0 and below 1, got {self.ops:g}{hint}")
         for what, value in (("accuracy", self.accuracy), ("ms", self.ms)):
             if value is not None and not value >= 0:
