@@ -57,8 +57,8 @@ PUBLISHED = {"rank": "sum", "settle": 0.0}
 class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
-    dense_epochs: the last of images of full size; half_size_epochs: before those, of images of half the size, at a quarter of the cost.
-    epochs: by how many classes are chosen; more where there are few images, so that steps do not get too few.
+    dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
+    that steps do not get too few. stem_stride: of the first convolution; 2 quarters the cost of images of 64 pixels.
     """
 
     model: str
@@ -67,17 +67,18 @@ class Subject:
     nm: NM
     dense_epochs: int
     epochs: dict[int, int]
-    half_size_epochs: int = 0
+    dense_lr: float = 0.1
+    stem_stride: int = 1
 
 
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, 0.05),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 90, 10: 60}),
-    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 8, {2: 180, 5: 90, 10: 60}, half_size_epochs=24),
-    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 10, {2: 180, 5: 90, 10: 60}, half_size_epochs=36),
+    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 180, 10: 120}, 0.05, stem_stride=2),
+    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 40, {2: 180, 5: 180, 10: 120}, stem_stride=2),
 }
 
 
@@ -227,22 +228,20 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
     torch.manual_seed(0)
     subject = SUBJECTS[network]
     model = zoo.build(subject.model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
+    if subject.stem_stride > 1:
+        next(m for m in model.modules() if isinstance(m, nn.Conv2d)).stride = (subject.stem_stride, subject.stem_stride)
     weights = args.state / f"{network}.safetensors"
     with locked(args.state / f"{network}.lock", True):
         if not weights.is_file():
             if args.backbone is not None:
                 start(model, args.backbone)
                 ready_for_training_(model, data, seed=0)
-            stages = [(data.size, args.dense_epochs or subject.dense_epochs)]
-            if subject.half_size_epochs and args.backbone is None:
-                stages.insert(0, (data.size // 2, subject.half_size_epochs))
-            for size, epochs in stages:
-                seen, path = load(subject.data, args.data_dir, size), args.state / f"{network}-{size}.pt"
-                recipe = Recipe(epochs=epochs, batch=128, lr=0.02 if args.backbone else 0.1, weight_decay=5e-4, bf16=args.bf16)
-                with on(args.device, model):
-                    history = fit(model, seen, recipe, checkpoint=path, resume=True, on_epoch=print, progress=False)
+            epochs, lr = args.dense_epochs or subject.dense_epochs, 0.02 if args.backbone else subject.dense_lr
+            recipe = Recipe(epochs=epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16)
+            with on(args.device, model):
+                history = fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
             about = {"backbone": args.backbone and args.backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
-            about["epochs_by_size"] = dict(stages)
+            about["stem_stride"] = subject.stem_stride
             (args.state / "dense").mkdir(exist_ok=True)
             replace_json(args.state / "dense" / f"{network}.json", about)
             save_weights(model.state_dict(), weights)

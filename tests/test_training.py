@@ -22,7 +22,7 @@ from jettison.formats import NM
 from jettison.methods import ASP, SRSTE, Sparsifier, sparsify_
 from jettison.methods.mask import to_krsc
 from jettison.training import Epoch, Recipe, evaluate, fit, load_checkpoint, make_optimizer, save_checkpoint
-from jettison.training.data import DataSet, Split, load
+from jettison.training.data import DataSet, Split, load, normalise, train_batches
 
 torch.set_num_threads(1)
 RECIPE = Recipe(epochs=3, batch=32, lr=0.05, weight_decay=1e-4, seed=5)
@@ -86,18 +86,19 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path, sparse: bool, stop: int)
         if e.epoch == stop:
             raise Killed
 
+    recipe = replace(RECIPE, mixup=0.4 if sparse else 0.0)
     whole, handle = start(sparse)
-    expected = fit(whole, digits(), RECIPE, handle, progress=False)
+    expected = fit(whole, digits(), recipe, handle, progress=False)
     model, handle = start(sparse)
     with pytest.raises(Killed):
-        fit(model, digits(), RECIPE, handle, checkpoint=tmp_path / "c", on_epoch=kill, progress=False)
+        fit(model, digits(), recipe, handle, checkpoint=tmp_path / "c", on_epoch=kill, progress=False)
     torch.rand(7)  # what the user's program draws in between must not matter
     model, handle = start(sparse)
-    history = fit(model, digits(), RECIPE, handle, checkpoint=tmp_path / "c", resume=True, progress=False)
+    history = fit(model, digits(), recipe, handle, checkpoint=tmp_path / "c", resume=True, progress=False)
     assert same(model, whole)
     assert [(e.loss, e.accuracy, e.sad) for e in history] == [(e.loss, e.accuracy, e.sad) for e in expected]
     model, handle = start(sparse)  # a finished run is only read back
-    assert fit(model, digits(), RECIPE, handle, checkpoint=tmp_path / "c", resume=True, progress=False) == history
+    assert fit(model, digits(), recipe, handle, checkpoint=tmp_path / "c", resume=True, progress=False) == history
     assert same(model, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
 
@@ -253,6 +254,7 @@ def test_optimizers_follow_the_recipe() -> None:
         {"momentum": 1.5},
         {"distill": 2.0},
         {"temperature": 0.0},
+        {"mixup": -0.1},
         {"seed": -1},
     ],
 )
@@ -273,6 +275,34 @@ def test_distillation_pulls_towards_the_teacher() -> None:
     assert evaluate(student, data) > 0.5
     with pytest.raises(TrainingError, match="distill needs a teacher"):
         fit(student, data, replace(RECIPE, distill=0.5), progress=False)
+
+
+class Watch(nn.Module):
+    """A network of one weight that remembers what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shown = nn.Parameter(torch.tensor(0.3)), []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.shown.append(x.detach().clone())
+        return self.weight * x.flatten(1)[:, ::6][:, :10]
+
+
+def test_mixup_shows_pairs_and_asks_for_both_labels() -> None:
+    data, recipe = digits(31), replace(RECIPE, epochs=1, mixup=0.8, augment=False, lr=0.0, distill=0.5)
+    model, teacher = Watch(), Watch()
+    (epoch,) = fit(model, data, recipe, teacher=teacher, progress=False)
+    ((images, y),) = list(train_batches(data, recipe.batch, recipe.seed, 0, augment=False))
+    x, share = normalise(images, data), recipe.mix_at(0, 0)
+    mixed = share * x + (1 - share) * x.flip(0)
+    torch.testing.assert_close(model.shown[0], mixed)
+    torch.testing.assert_close(teacher.shown[0], mixed)
+    scores = model(mixed)
+    hard = share * nn.functional.cross_entropy(scores, y) + (1 - share) * nn.functional.cross_entropy(scores, y.flip(0))
+    assert epoch.loss == pytest.approx(0.5 * hard.item(), rel=1e-6)  # of the same scores the teacher's part is 0
+    shares = [recipe.mix_at(e, i) for e in range(3) for i in range(3)]
+    assert len(set(shares)) == 9 and all(0 < s < 1 for s in shares)
 
 
 def test_bf16_adamw_smoothing_clipping_and_asp_run() -> None:

@@ -51,6 +51,7 @@ class Settings:
     epochs: int = 10
     lr: float = 0.05
     weight_decay: float = 5e-5
+    mixup: float = 0.0
     decay: float | None = None
     ramp_epochs: float | None = None
     permute: bool = False
@@ -121,6 +122,7 @@ class Settings:
             ("criterion", "--method tabconv and a budget", tables and job.budget_of(self).given),
             ("bf16", "--dense-epochs, or another method than tabconv", self.dense_epochs > 0 or not tables),
             ("weight_decay", "another method than tabconv", not tables),
+            ("mixup", "another method than tabconv", not tables),
             ("remainder", "another method than tabconv", not tables),
             ("decay", "N:M or blocks", not tables),
             ("ramp_epochs", "--method maxq", not tables),
@@ -182,6 +184,7 @@ class Settings:
             lr=self.lr * {"qat": QAT_LR, "tables": job.rate(self.pattern)}.get(stage, 1.0),
             weight_decay=DENSE_WEIGHT_DECAY if first else 0.0 if tables else self.weight_decay,
             distill=self.distill if (self.teacher or tables) and not first else 0.0,
+            mixup=0.0 if first else self.mixup,
             bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
             seed=self.seed,
         )

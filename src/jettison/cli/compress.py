@@ -13,7 +13,7 @@ from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
 from .compressed import as_json, measured, show
 from .picture import check_picture, draw
 from .tables import Json, Output, check_writable
-from .train import Device
+from .train import Device, Mixup
 
 if TYPE_CHECKING:
     from ..personal import Personal
@@ -60,6 +60,7 @@ def compress(
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
     lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of sparse training.", min=0)] = 5e-5,
+    mixup: Mixup = 0.0,
     decay: Annotated[
         float | None, typer.Option(help="srste, maxq: pull of pruned weights towards zero. Default: the papers' 2e-4.", min=0)
     ] = None,
@@ -175,6 +176,7 @@ def compress(
         epochs=epochs,
         lr=lr,
         weight_decay=weight_decay,
+        mixup=mixup,
         decay=decay,
         ramp_epochs=ramp_epochs,
         permute=permute,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..training.data import DataSet
 
 DENSE = "dense"
+Mixup = Annotated[float, typer.Option(help="Mix images by shares from Beta(a, a) against overfitting few; 1 is usual, 0 off.", min=0)]
 Device = Annotated[str, typer.Option(help="What trains: cpu, cuda, or auto: a GPU if there is one.")]
 
 
@@ -55,6 +56,7 @@ def train(
     warmup: Annotated[float, typer.Option(help="Epochs of linear rise to the peak learning rate.", min=0)] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="Sparse networks want less than dense ones.", min=0)] = 5e-5,
     label_smoothing: Annotated[float, typer.Option(help="Share of the label spread over all classes.", min=0, max=1)] = 0.0,
+    mixup: Mixup = 0.0,
     teacher: Annotated[Path | None, typer.Option(help="Distil from these weights of the same network, dense.")] = None,
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster on processors that have it.")] = False,
@@ -101,7 +103,7 @@ def train(
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, lr=lr, warmup_epochs=warmup, weight_decay=weight_decay,  # type: ignore[arg-type]
         label_smoothing=label_smoothing, distill=distill if teacher else 0.0, bf16=bf16, channels_last=channels_last, augment=augment,
-        seed=seed, workers=workers,
+        mixup=mixup, seed=seed, workers=workers,
     )  # fmt: skip
     how = make_method(method, epochs, decay, ramp_epochs)
     path = checkpoint or Path(f"{out}.jettison-checkpoint")

@@ -150,7 +150,7 @@ class _Run:
             self.advance((number + i / self.steps) / self.recipe.epochs)
             if self.sparsifier is not None:
                 self.sparsifier.advance(number + i / self.steps)
-            loss = self.step(batch, lr)
+            loss = self.step(batch, lr, self.recipe.mix_at(number, i))
             if i % MASKS_CHECKED_STEPS == 0:
                 self.check_masks()
             value = loss.item()
@@ -172,14 +172,16 @@ class _Run:
         self.history.append(result)
         return result
 
-    def step(self, batch: Batch, lr: float) -> Tensor:
+    def step(self, batch: Batch, lr: float, share: float) -> Tensor:
+        """share: of each image in what the network sees; the rest is the image in its place from the batch's end."""
         x, y = normalise(batch[0].to(self.device, non_blocking=True), self.data), batch[1].to(self.device, non_blocking=True)
+        x = x if share == 1 else share * x + (1 - share) * x.flip(0)
         x = x.contiguous(memory_format=torch.channels_last if self.recipe.channels_last else torch.contiguous_format)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             scores = self.trained(x)
             target = self.teach(x)
-        loss = self.loss(scores.float(), y, target)
+        loss = self.loss(scores.float(), y, target, share)
         loss.backward()
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -199,9 +201,15 @@ class _Run:
     def teach(self, x: Tensor) -> Tensor | None:
         return self.teacher(x).float() if self.teacher is not None else None
 
-    def loss(self, scores: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-        """(1 − a)·CE(scores, y) + a·T²·KL(softmax(target/T) ‖ softmax(scores/T)): Hinton et al. 2015 (arXiv 1503.02531)."""
-        hard = F.cross_entropy(scores, y, label_smoothing=self.recipe.label_smoothing)
+    def loss(self, scores: Tensor, y: Tensor, target: Tensor | None, share: float) -> Tensor:
+        """(1 − a)·CE(scores, y) + a·T²·KL(softmax(target/T) ‖ softmax(scores/T)): Hinton et al. 2015 (arXiv 1503.02531).
+
+        With `share` below 1, CE is the mean over both labels in these shares.
+        """
+        smooth = self.recipe.label_smoothing
+        hard = F.cross_entropy(scores, y, label_smoothing=smooth)
+        if share < 1:
+            hard = share * hard + (1 - share) * F.cross_entropy(scores, y.flip(0), label_smoothing=smooth)
         if target is None:
             return hard
         a, t = self.recipe.distill, self.recipe.temperature

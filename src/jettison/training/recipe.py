@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +28,9 @@ class Recipe:
     label_smoothing:  share of the target spread over all classes
     distill:          weight of the teacher's soft labels in the loss, 0 … 1
     temperature:      softmax temperature of those
+    mixup:            α of mixup, 0 for none: of each image and another of the batch λ·x + (1 − λ)·x′, λ from Beta(α, α) step by step,
+                      with both labels in these shares; the teacher sees it too. Against learning few images by heart.
+                      Zhang et al. 2018 (arXiv 1710.09412); with a teacher Beyer et al. 2022 (arXiv 2106.05237)
     clip_norm:        largest norm of the whole gradient, 0 for no limit
     bf16:             autocast to bfloat16
     channels_last:    NHWC memory layout
@@ -49,6 +53,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
+    mixup: float = 0.0
     clip_norm: float = 0.0
     bf16: bool = False
     channels_last: bool = True
@@ -58,8 +63,8 @@ class Recipe:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        least = {"epochs": 0, "batch": 1, "lr": 0, "warmup_epochs": 0, "weight_decay": 0, "clip_norm": 0, "workers": 0, "seed": 0}
-        for name, low in least.items():
+        for name in ("epochs", "batch", "lr", "warmup_epochs", "weight_decay", "mixup", "clip_norm", "workers", "seed"):
+            low = 1 if name == "batch" else 0
             if not low <= getattr(self, name) < math.inf:
                 raise TrainingError(f"recipe: {name} must be a number >= {low}, got {getattr(self, name)}")
         for name in ("momentum", "label_smoothing", "distill"):
@@ -80,6 +85,10 @@ class Recipe:
             return self.lr
         total = max(1, self.epochs * steps_per_epoch - warm)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / total)))
+
+    def mix_at(self, epoch: int, step: int) -> float:
+        """λ of this step of the epoch, the same in all processes; 1, the images alone, without mixup."""
+        return np.random.default_rng((self.seed, epoch, step)).beta(self.mixup, self.mixup) if self.mixup else 1.0
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
