@@ -58,7 +58,8 @@ class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
-    that steps do not get too few. stem_stride: of the first convolution; 2 quarters the cost of images of 64 pixels.
+    that steps do not get too few. lr, mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
+    images of 64 pixels.
     """
 
     model: str
@@ -68,7 +69,12 @@ class Subject:
     dense_epochs: int
     epochs: dict[int, int]
     dense_lr: float = 0.1
+    lr: float = 0.02
+    mixup: float = 0.0
     stem_stride: int = 1
+
+
+TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.06, "mixup": 1.0}  # 100 images a class are soon learnt by heart
 
 
 SUBJECTS = {
@@ -76,9 +82,9 @@ SUBJECTS = {
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
     "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, 0.05),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}),
-    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 90, 10: 60}),
-    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, {2: 180, 5: 180, 10: 120}, 0.05, stem_stride=2),
-    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 40, {2: 180, 5: 180, 10: 120}, stem_stride=2),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
+    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, dense_lr=0.05, stem_stride=2, **TINY),
+    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 40, stem_stride=2, **TINY),
 }
 
 
@@ -146,7 +152,9 @@ def train(run: Run, args: argparse.Namespace) -> None:
     few = only_classes(data, chosen, "keep")
     shares = {"dense": 0, "from": 0.5}
     model, epochs = copy.deepcopy(dense), int(shares.get(run.variant, 1) * subject.epochs[run.count])
-    recipe = Recipe(epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, seed=run.draw, bf16=args.bf16)
+    recipe = Recipe(
+        epochs=epochs, batch=64, lr=subject.lr, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, seed=run.draw, bf16=args.bf16
+    )  # fmt: skip
     handle, old = None, None
     if run.variant == "nm":
         handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
