@@ -42,7 +42,7 @@ from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, evaluate, fit, on
-from jettison.training.data import DataSet, load, normalise, only_classes, shrink_head, train_batches
+from jettison.training.data import DataSet, classifier_name, load, normalise, only_classes, shrink_head, train_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
@@ -58,7 +58,7 @@ class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
-    that steps do not get too few. lr, mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
+    that steps do not get too few. mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
     images of 64 pixels.
     """
 
@@ -69,12 +69,11 @@ class Subject:
     dense_epochs: int
     epochs: dict[int, int]
     dense_lr: float = 0.1
-    lr: float = 0.02
     mixup: float = 0.0
     stem_stride: int = 1
 
 
-TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.06, "mixup": 1.0}  # 100 images a class are soon learnt by heart
+TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "mixup": 1.0}  # 100 images a class are soon learnt by heart
 
 
 SUBJECTS = {
@@ -153,7 +152,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     shares = {"dense": 0, "from": 0.5}
     model, epochs = copy.deepcopy(dense), int(shares.get(run.variant, 1) * subject.epochs[run.count])
     recipe = Recipe(
-        epochs=epochs, batch=64, lr=subject.lr, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, seed=run.draw, bf16=args.bf16
+        epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, seed=run.draw, bf16=args.bf16
     )  # fmt: skip
     handle, old = None, None
     if run.variant == "nm":
@@ -161,7 +160,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     elif not run.variant.startswith("dense"):
         old = former(run, args) if run.variant == "from" else None
         if old is not None:
-            model.load_state_dict(personal.resumed(old, chosen))
+            model.load_state_dict(personal.resumed(old, chosen, classifier_name(model)))
         handle = blocks(run, model, subject)
         prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, dense, old, args)
     if epochs and (handle is None or run.variant == "nm"):

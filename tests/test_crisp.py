@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jettison import compression, file, personal
-from jettison.errors import CheckpointError, DataError, FormatError, ModelError, TrainingError
+from jettison.errors import CheckpointError, DataError, FormatError, ModelError, PatternError, TrainingError
 from jettison.formats import NM, Block, Dense
 from jettison.methods import CRISP, Hybrid, Select, Sparsifier, mean_gradients, sparsify_
 from jettison.methods.mask import to_krsc
@@ -328,6 +328,13 @@ def test_a_network_for_two_classes_from_start_to_file(job, tmp_path) -> None:
     assert "block" in {c.kernel for layer in session.layers() for c in layer.candidates}
 
 
+def test_a_classifier_that_shrinks_has_no_whole_blocks(job, tmp_path) -> None:
+    settings, data, _, _ = job
+    more = replace(data, classes=(*data.classes, *"abcdef"))  # 16 outputs
+    with pytest.raises(PatternError, match="11: its outputs shrink and are no whole blocks then; leave it out of --include"):
+        compression.compress(replace(settings, include=("11",)), more, tmp_path / "state", progress=False)
+
+
 def test_the_same_again_and_after_a_kill(job, tmp_path) -> None:
     settings, data, folder, result = job
     for file_name in ("sparse-2.pt", "sparse-3.pt"):
@@ -358,11 +365,12 @@ def test_a_change_of_mind_starts_from_the_old_network(job, tmp_path) -> None:
     personal.save(result.personal, path)
     old = personal.load(path)
     assert old.chosen == [2, 7]
-    state = personal.resumed(old, [2, 5])
+    assert old.weights["11.weight"].shape == (10, 48)  # outputs shrink after training
+    state = personal.resumed(old, [2, 5], "11")
     kept = old.masks["3"]
     assert torch.equal(state["3.weight"][kept], old.weights["3.weight"][kept])
     assert torch.equal(state["3.weight"][~kept], old.dense["3.weight"][~kept])
-    assert torch.equal(state["11.weight"][2], old.weights["11.weight"][0])  # still chosen
+    assert torch.equal(state["11.weight"][2], old.weights["11.weight"][2])  # still chosen
     assert torch.equal(state["11.weight"][5], old.dense["11.weight"][5])  # new
     assert torch.equal(state["11.weight"][7], old.dense["11.weight"][7])  # no longer chosen
     fresh = replace(settings, classes=("2", "5"), start=str(path), dense_epochs=0, epochs=6)

@@ -50,7 +50,7 @@ from .runtime import Session
 from .settings import Settings
 from .tabconv import LayerFit, job
 from .training import Advance, Epoch, fit, on
-from .training.data import DataSet, class_indices, normalise, only_classes, shrink_head, test_batches, train_batches
+from .training.data import DataSet, class_indices, classifier_name, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
 
 SALIENCY_BATCHES = 64  # at most, per selection
@@ -104,7 +104,9 @@ def compress(
     something else than PyTorch.
     """
     chosen = class_indices(data, settings.classes) if settings.classes else list(range(len(data.classes)))
+    tables = settings.method == job.METHOD
     mine = only_classes(data, chosen, settings.head) if settings.classes else data
+    learnt = only_classes(data, chosen, "keep") if settings.classes and not tables else mine  # scores of all outputs teach more
     dense, old = _start(settings, data)
     _refuse(dense, settings, data)
     teacher = _teacher(settings, data)
@@ -123,7 +125,7 @@ def compress(
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
         if stage != "dense" and settings.teacher is not None:
             guide = dense if settings.teacher == "dense" else teacher
-        seen = data if stage == "dense" else mine
+        seen = data if stage == "dense" else learnt
         say = lambda e: tell(stage + part, e)  # noqa: E731
         with on(device, net, guide):
             run = lambda: fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress, advance=advance)  # noqa: E731
@@ -133,18 +135,22 @@ def compress(
     whole = {name: t.detach().clone() for name, t in dense.state_dict().items()}
     net = copy.deepcopy(dense)
     if old is not None:
-        net.load_state_dict(resumed(old, chosen))
-    if settings.head == "shrink":
-        for one in (dense, net, *([teacher] if teacher is not None else [])):
-            shrink_head(one, chosen, len(data.classes))
-    if settings.method == job.METHOD:
+        net.load_state_dict(resumed(old, chosen, classifier_name(net)))
+
+    def shrink(*nets: nn.Module | None) -> None:
+        for one in nets:
+            if one is not None and settings.head == "shrink":
+                shrink_head(one, chosen, len(data.classes))
+
+    if tables:
+        shrink(dense, teacher)
         graph, error = _exported(dense, {}, settings, mine)
         int8, kept = _quantized(graph, settings, mine)
         seen = lambda: fitting_images(mine, settings.fit_images, settings.seed)  # noqa: E731
         made, report, fits = job.tables_network(int8, settings, seen, folder, resume, train, watch, timed.processors)
         graphs = {"dense": graph, "dense int8": int8, settings.pattern: made}
         return Compressed(graphs, kept, report, [], history, {}, error, mine, None, None, fits)
-    moved = _prepared(net, settings, mine)
+    moved = _prepared(net, settings, learnt)
     shares = None
     if settings.kept is not None and isinstance(settings.format, NM):
         shape, timed = (data.channels, data.size, data.size), replace_field(timed, element=settings.element)
@@ -155,7 +161,8 @@ def compress(
             raise PatternError(
                 f"at {settings.kept:g} kept, {settings.budget} is best spent on dense layers alone; lower --kept, or stay dense"
             )
-    state, masks, formats, report = _compressed(net, settings, mine, old, train, shares, device)
+    state, masks, formats, report = _compressed(net, settings, learnt, old, train, shares, device)
+    shrink(dense, net)
     (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
     graphs, kept = {"dense": graph, settings.label: sparse}, []
     if settings.element == "int8":
@@ -213,12 +220,13 @@ def _refuse(dense: nn.Module, settings: Settings, data: DataSet) -> None:
     if not settings.format.linear:
         check_names(dense, (*settings.include, *settings.exclude))
         return job.refuse(export(dense.eval(), (data.channels, data.size, data.size), {}), settings)
-    if settings.method != "crisp":
-        budgeted = settings.kept is not None  # then layers whose channels do not divide by M stay dense
-        choose_layers(dense, settings.format, settings.select, "dense" if budgeted else settings.remainder)
-        return
-    trial = copy.deepcopy(dense)
-    _hybrid(_sparsified(trial, settings), settings)
+    remainder = "dense" if settings.kept is not None else settings.remainder  # with a budget what does not divide by M stays dense
+    choices = choose_layers(dense, settings.format, settings.select, remainder)
+    if settings.head == "shrink" and isinstance(choices[-1].format, Block):
+        name = choices[-1].name
+        raise PatternError(f"{name}: its outputs shrink and are no whole blocks then; leave it out of --include, or keep the head")
+    if settings.method == "crisp":
+        _hybrid(_sparsified(copy.deepcopy(dense), settings), settings)
 
 
 def _sparsified(net: nn.Module, settings: Settings, shares: Budget | None = None) -> Sparsifier:

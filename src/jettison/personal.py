@@ -30,8 +30,8 @@ VERSION = 1
 class Personal:
     """classes: of the data set. chosen: their labels that the network knows. head: "keep" or "shrink". pattern: as typed.
 
-    dense: state of the dense network with all outputs. weights: state of the sparse one, pruned weights included, with W
-    under the weight's own name. masks: by layer, True where a weight is kept.
+    dense: state of the dense network. weights: state of the sparse one, pruned weights included, with W under the weight's own name; both
+    with all outputs. masks: by layer, True where a weight is kept.
     """
 
     model: str
@@ -80,32 +80,26 @@ def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor]
     return state, handle.masks()
 
 
-def resumed(old: Personal, chosen: Sequence[int]) -> dict[str, Tensor]:
-    """State to start from for `chosen`, labels of all classes, with all outputs. Errors: CheckpointError."""
+def resumed(old: Personal, chosen: Sequence[int], head: str) -> dict[str, Tensor]:
+    """State to start from for `chosen`, labels of all classes. head: name of the classifier; outputs of classes that are new start dense.
+
+    Errors: CheckpointError.
+    """
     state = {}
+    known = torch.tensor([label in old.chosen and label in chosen for label in range(len(old.classes))])
     for name, dense in old.dense.items():
         trained = old.weights.get(name)
-        if trained is None:
-            raise CheckpointError(f"the checkpoint has no {name}; make it again")
-        mask = old.masks.get(name.removesuffix(".weight"))
+        if trained is None or trained.shape != dense.shape:
+            raise CheckpointError(f"the checkpoint has no {name} of shape {tuple(dense.shape)}; make it again")
+        layer, _, _ = name.rpartition(".")
+        mask = old.masks.get(layer) if name.endswith(".weight") else None
         if mask is not None and (mask.dtype != torch.bool or mask.shape != dense.shape):
             raise CheckpointError(f"the checkpoint's mask of {name} does not fit its weight; make it again")
-        if trained.shape == dense.shape:
-            state[name] = trained if mask is None else torch.where(mask, trained, dense)
-        else:
-            state[name] = _head(name, dense, trained, old.chosen, chosen)
+        keep = torch.ones_like(dense, dtype=torch.bool) if mask is None else mask
+        if layer == head and len(dense) == len(known):
+            keep = keep & known.view(-1, *[1] * (dense.dim() - 1))
+        state[name] = torch.where(keep, trained, dense)
     return state
-
-
-def _head(name: str, dense: Tensor, trained: Tensor, before: Sequence[int], now: Sequence[int]) -> Tensor:
-    """All outputs: those that the shrunk head had and that are still chosen are its, the others dense."""
-    if trained.shape != (len(before), *dense.shape[1:]):
-        raise CheckpointError(f"the checkpoint's {name} has shape {tuple(trained.shape)}, which is no part of {tuple(dense.shape)}")
-    out = dense.clone()
-    for row, label in enumerate(before):
-        if label in now:
-            out[label] = trained[row]
-    return out
 
 
 def check_fits(old: Personal, model: str, classes: Sequence[str], masks: Mapping[str, Any], path: Path) -> None:
