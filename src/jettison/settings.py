@@ -29,7 +29,8 @@ class Settings:
     on which BatchNorm is matched (`methods.statistics`) whenever no training follows.
     kept: N of every M is chosen layer by layer (`jettison.budget`), at the cost of this share in every layer; M, and what channels are
     permuted for, come from the pattern. budget: the cost, one of `budget.COSTS`.
-    dense_epochs, epochs: of dense training and of sparse training. include, exclude, remainder: see `methods.Select`.
+    dense_epochs, epochs: of dense training and of sparse training. mixup: of all training but the dense network's, see `Recipe`.
+    include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
     rounding (`methods.qat`), at a tenth of the learning rate.
