@@ -403,12 +403,13 @@ def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_a
     command = ("compress", f"{tmp_path}/own.py:net", "--data", "digits", "--size", 16, "--epochs", 2, "--threads", 1, "--runs", 1)
     old, new, found = tmp_path / "old.jettison", tmp_path / "new.jettison", tmp_path / "found.json"
     options = ("--method", "crisp", "--pattern", "16x16/2:4", "--sparsity", 0.8, "--head", "shrink", "--dense-epochs", 1)
-    result = call(*command, *options, "--classes", "2,7", "-o", old)
+    result = call(*command, *options, "--teacher", "none", "--classes", "2,7", "-o", old, "--json", found)
     assert result.code == 0, result.err
+    assert json.loads(found.read_text())["settings"]["teacher"] is None
     assert all(words in result.out for words in ("What is left of each layer", "old.jettison-checkpoint: to change the classes later"))
     result = call(*command, "--from", tmp_path / "old.jettison-checkpoint", "--classes", "2,5", "-o", new, "--json", found)
     assert result.code == 0, result.err
     made = json.loads(found.read_text())["settings"]
-    assert (made["method"], made["pattern"], made["head"]) == ("crisp", "16x16/2:4", "shrink")
+    assert (made["method"], made["pattern"], made["head"], made["teacher"]) == ("crisp", "16x16/2:4", "shrink", "dense")
     assert made["sparsity"] == personal.sparsity_of(personal.load(tmp_path / "old.jettison-checkpoint")) >= 0.8
     assert Session(new).outputs[0].shape == (2,)

@@ -55,7 +55,8 @@ def compress(
         int | None, typer.Option(help="Epochs of dense training. Default: none with --weights, else as --epochs.", min=0)
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Distil from these weights of the same network; 'dense' for the baseline itself.")
+        str | None,
+        typer.Option(help="Distil from these weights of the same network; dense: the baseline itself; none. Default: none, crisp dense."),
     ] = None,
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
     lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
@@ -171,7 +172,7 @@ def compress(
         pattern=average_pattern(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
         method=method,
         weights=str(weights) if weights else None,
-        teacher=teacher,
+        teacher=_teacher(teacher, method),
         dense_epochs=_dense_epochs(dense_epochs, weights or start, epochs),
         epochs=epochs,
         lr=lr,
@@ -240,6 +241,13 @@ def _as_before(start: Path, pattern: str | None, sparsity: float | None, head: s
     if sparsity is None and isinstance(fmt, Block) and fmt.keep == 1:
         sparsity = sparsity_of(old)
     return pattern, sparsity, head or old.head
+
+
+def _teacher(given: str | None, method: str) -> str | None:
+    """For the few images of chosen classes the dense network's scores are worth more than labels."""
+    if given is None and method == "crisp":
+        return "dense"
+    return None if given == "none" else given
 
 
 def _names(text: str | None) -> tuple[str, ...]:
