@@ -1,4 +1,4 @@
-"""CRISP: selection against a brute-force reference, what training keeps, the classes a user has, a change of mind."""
+"""CRISP: selection against a brute-force reference, what training keeps, the whole job, a change of mind."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from jettison import compression, file, personal
-from jettison.errors import CheckpointError, DataError, FormatError, ModelError, PatternError, TrainingError
+from jettison.errors import CheckpointError, FormatError, PatternError, TrainingError
 from jettison.formats import NM, Block, Dense
 from jettison.methods import CRISP, Hybrid, Select, Sparsifier, mean_gradients, sparsify_
 from jettison.methods.mask import to_krsc
 from jettison.runtime import Session
-from jettison.training.data import class_indices, load, only_classes, shrink_head
-from jettison.training.data.dataset import StoredImages
+from jettison.training.data import load
 
 torch.set_num_threads(1)
 FMT = Block(16, 16, NM(2, 4))
@@ -238,55 +237,6 @@ def test_plain_nm_is_no_network_for_it() -> None:
     handle = sparsify_(net(), NM(2, 4), CRISP())
     with pytest.raises(FormatError, match="CRISP needs layers with whole blocks"):
         Hybrid(handle, CRISP())
-
-
-# ---- classes
-
-
-def test_a_data_set_of_the_chosen_classes() -> None:
-    data = load("digits")
-    chosen = class_indices(data, ["7", "2"])
-    assert chosen == [2, 7]
-    few, same = only_classes(data, chosen, "shrink"), only_classes(data, chosen, "keep")
-    assert few.classes == ("2", "7") and same.classes == data.classes
-    assert set(few.test.labels) == {0, 1} and set(same.test.labels) == {2, 7}
-    of_seven = np.asarray(data.test.images)[data.test.labels == 7]
-    np.testing.assert_array_equal(np.asarray(few.test.images)[few.test.labels == 1], of_seven)
-    assert few.train is not None and data.train is not None and len(few.train) == np.isin(data.train.labels, [2, 7]).sum()
-    lazy = replace(data, train=None, test=replace(data.test, images=StoredImages(np.asarray(data.test.images))))
-    seen = only_classes(lazy, chosen, "shrink").test
-    assert len(seen.images) == len(seen) and (seen.images[0] == np.asarray(few.test.images)[0]).all()
-
-
-def test_names_are_found_as_people_write_them() -> None:
-    data = replace(load("digits"), classes=("n01440764 tench, Tinca tinca", "n02123045 tabby cat", "Dog", "dog", *"456789"))
-    assert class_indices(data, ["Tench", "n02123045", "Dog"]) == [0, 1, 2]
-    for names, message in (
-        (["tabby", "4"], "class 'tabby' is not in digits; did you mean 'tabby cat'"),
-        (["DOG", "4"], "may be 'Dog' or 'dog'; write one in full"),
-        (["4", "4"], "class '4' is named twice"),
-        (["4"], "at least two classes"),
-        (["zebra", "4"], "class 'zebra' is not in digits; it has n01440764 tench"),
-    ):
-        with pytest.raises(DataError, match=message):
-            class_indices(data, names)
-    bare = replace(data, test=replace(data.test, images=np.asarray(data.test.images)[:1], labels=np.array([4])))
-    with pytest.raises(DataError, match="class '5' has no test images in digits"):
-        only_classes(bare, [4, 5], "keep")
-    assert data.train is not None
-    unseen = replace(data, train=replace(data.train, labels=np.minimum(data.train.labels, 4)))
-    with pytest.raises(DataError, match="class '5' has no training images in digits; leave it out or add some"):
-        only_classes(unseen, [4, 5], "keep")
-
-
-def test_a_shrunk_head_gives_the_scores_of_the_chosen_classes() -> None:
-    model, x = net().eval(), batches()[0][0]
-    whole = model(x)
-    shrink_head(model, [2, 7, 9], 10)
-    torch.testing.assert_close(model(x), whole[:, [2, 7, 9]])
-    assert model[11].out_features == 3
-    with pytest.raises(ModelError, match="has 3 outputs for 10 classes"):
-        shrink_head(model, [0, 1], 10)
 
 
 # ---- the whole job
