@@ -42,7 +42,7 @@ class VGG(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(m, nn.Linear):
-                nn.init.normal_(m.weight, std=width**-0.5 if small_image else 0.01)  # 0.01 lets the scores of narrow layers vanish
+                nn.init.normal_(m.weight, std=0.01)
                 nn.init.zeros_(m.bias)
 
     def forward(self, x: Tensor) -> Tensor:
