@@ -42,7 +42,7 @@ from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, evaluate, fit, on
-from jettison.training.data import DataSet, classifier_name, load, normalise, only_classes, shrink_head, train_batches
+from jettison.training.data import DataSet, classifier, load, normalise, only_classes, shrink_head, train_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
@@ -75,11 +75,10 @@ class Subject:
 
 TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "mixup": 1.0}  # 100 images a class are soon learnt by heart
 
-
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, 0.05),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, dense_lr=0.05),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, dense_lr=0.05, stem_stride=2, **TINY),
@@ -160,7 +159,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     elif not run.variant.startswith("dense"):
         old = former(run, args) if run.variant == "from" else None
         if old is not None:
-            model.load_state_dict(personal.resumed(old, chosen, classifier_name(model)))
+            model.load_state_dict(personal.resumed(old, chosen, classifier(model)[0]))
         handle = blocks(run, model, subject)
         prune(run, model, handle, few, data if run.variant == "blind" else few, recipe, dense, old, args)
     if epochs and (handle is None or run.variant == "nm"):
@@ -292,7 +291,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--ranks", choices=("mean", "sum"), default="mean", help="how ranks of different layers compare; sum: as published")
     p.add_argument("--draws", type=int, default=3)
     p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
-    p.add_argument("--dense-epochs", type=int, help="default: 12 to 60, by network")
+    p.add_argument("--dense-epochs", type=int, help="default: 12 to 40, by network")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains; auto: a GPU if there is one")
     p.add_argument("--bf16", action="store_true")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jettison.errors import DataError, ModelError
-from jettison.training.data import class_indices, classifier_name, load, only_classes, shrink_head
+from jettison.training.data import class_indices, classifier, load, only_classes, shrink_head
 from jettison.training.data.dataset import StoredImages
 
 
@@ -61,4 +61,4 @@ def test_a_shrunk_head_gives_the_scores_of_the_chosen_classes() -> None:
     with pytest.raises(ModelError, match="has 3 outputs for 10 classes"):
         shrink_head(model, [0, 1], 10)
     with pytest.raises(ModelError, match="no convolution and no linear layer"):
-        classifier_name(nn.ReLU())
+        classifier(nn.ReLU())

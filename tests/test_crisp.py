@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jettison import compression, file, personal
-from jettison.errors import CheckpointError, FormatError, PatternError, TrainingError
+from jettison.errors import CheckpointError, FormatError, ModelError, PatternError, TrainingError
 from jettison.formats import NM, Block, Dense
 from jettison.methods import CRISP, Hybrid, Select, Sparsifier, mean_gradients, sparsify_
 from jettison.methods.mask import to_krsc
@@ -283,6 +283,16 @@ def test_a_classifier_that_shrinks_has_no_whole_blocks(job, tmp_path) -> None:
     more = replace(data, classes=(*data.classes, *"abcdef"))  # 16 outputs
     with pytest.raises(PatternError, match="11: its outputs shrink and are no whole blocks then; leave it out of --include"):
         compression.compress(replace(settings, include=("11",)), more, tmp_path / "state", progress=False)
+
+
+def test_a_head_that_cannot_shrink_is_refused_before_training(job, tmp_path) -> None:
+    settings, data, _, _ = job
+    (tmp_path / "own.py").write_text(NET.replace("nn.Linear(48, num_classes)", "nn.Linear(48, 12)"))
+    told: list[str] = []
+    with pytest.raises(ModelError, match="has 12 outputs for 10 classes, so its head cannot be shrunk; use head keep"):
+        other = replace(settings, model=f"{tmp_path}/own.py:net")
+        compression.compress(other, data, tmp_path / "state", tell=lambda stage, epoch: told.append(stage), progress=False)
+    assert not told
 
 
 def test_the_same_again_and_after_a_kill(job, tmp_path) -> None:

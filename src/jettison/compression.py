@@ -50,7 +50,7 @@ from .runtime import Session
 from .settings import Settings
 from .tabconv import LayerFit, job
 from .training import Advance, Epoch, fit, on
-from .training.data import DataSet, class_indices, classifier_name, normalise, only_classes, shrink_head, test_batches, train_batches
+from .training.data import DataSet, class_indices, classifier, normalise, only_classes, shrink_head, test_batches, train_batches
 from .zoo import build, load_weights
 
 SALIENCY_BATCHES = 64  # at most, per selection
@@ -106,9 +106,11 @@ def compress(
     chosen = class_indices(data, settings.classes) if settings.classes else list(range(len(data.classes)))
     tables = settings.method == job.METHOD
     mine = only_classes(data, chosen, settings.head) if settings.classes else data
-    learnt = only_classes(data, chosen, "keep") if settings.classes and not tables else mine  # scores of all outputs teach more
+    learnt = mine if tables or settings.head == "keep" else only_classes(data, chosen, "keep")  # scores of all outputs teach more
     dense, old = _start(settings, data)
     _refuse(dense, settings, data)
+    if settings.head == "shrink":
+        shrink_head(copy.deepcopy(dense), chosen, len(data.classes))  # refuses now what it would refuse after training
     teacher = _teacher(settings, data)
     _claim(folder, settings, data, resume)
     history = {}
@@ -135,7 +137,7 @@ def compress(
     whole = {name: t.detach().clone() for name, t in dense.state_dict().items()}
     net = copy.deepcopy(dense)
     if old is not None:
-        net.load_state_dict(resumed(old, chosen, classifier_name(net)))
+        net.load_state_dict(resumed(old, chosen, classifier(net)[0]))
 
     def shrink(*nets: nn.Module | None) -> None:
         for one in nets:

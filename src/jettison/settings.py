@@ -35,7 +35,8 @@ class Settings:
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
     rounding (`methods.qat`), at a tenth of the learning rate.
     classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
-    outputs or "shrink" them to the classes. Method crisp: sparsity to reach over the prunable weights, None for what the pattern
+    outputs or "shrink" them to the classes, after training (tables: before).
+    Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
     Method tabconv makes pattern lutV or pixelV, or lutV,LAYER=lutV,… with another for some layers (* allowed, the last that fits counts),
     in int8 from `fit_images` training images, and augmented ones where that is more than there are, of the layers that `criterion` and

@@ -17,7 +17,7 @@ from ...errors import DataError
 from ...file import cache_folder
 from .batches import Batch, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .cifar import read_cifar10, read_cifar100
-from .classes import HEADS, class_indices, classifier_name, only_classes, shrink_head
+from .classes import HEADS, class_indices, classifier, only_classes, shrink_head
 from .dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Raw, Split, StoredImages
 from .digits import read_digits
 from .fetch import fetch
@@ -28,7 +28,7 @@ from .resize import resize
 from .tiny_imagenet import read_tiny_imagenet
 
 __all__ = [
-    "DATASETS", "HEADS", "Batch", "DataSet", "Entry", "Shard", "Split", "class_indices", "classifier_name", "load", "mixed_seed",
+    "DATASETS", "HEADS", "Batch", "DataSet", "Entry", "Shard", "Split", "class_indices", "classifier", "load", "mixed_seed",
     "normalise", "only_classes", "shrink_head", "steps_per_epoch", "test_batches", "train_batches",
 ]  # fmt: skip
 

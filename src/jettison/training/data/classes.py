@@ -93,19 +93,17 @@ def _only(data: DataSet, split: Split, which: str, label: dict[int, int]) -> Spl
     return Split(images, labels)
 
 
-def classifier_name(model: nn.Module) -> str:
-    """Of the layer whose outputs are the scores: the last Conv2d or Linear. Errors: ModelError."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    if not names:
+def classifier(model: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:
+    """Name and layer whose outputs are the scores: the last Conv2d or Linear. Errors: ModelError."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if not layers:
         raise ModelError("the model has no convolution and no linear layer, so none that gives the scores of classes")
-    return names[-1]
+    return layers[-1]
 
 
 def shrink_head(model: nn.Module, indices: Sequence[int], classes: int) -> None:
     """Keep only these outputs of the classifier in place. Errors: ModelError."""
-    name = classifier_name(model)
-    last = model.get_submodule(name)
-    assert isinstance(last, nn.Conv2d | nn.Linear)
+    name, last = classifier(model)
     if len(last.weight) != classes:
         raise ModelError(
             f"the last layer {name!r} has {len(last.weight)} outputs for {classes} classes, so its head cannot be shrunk; use head keep"
