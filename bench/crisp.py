@@ -59,7 +59,7 @@ class Subject:
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
     that steps do not get too few. mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
-    images of 64 pixels.
+    images of 64 pixels. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Subject:
     dense_lr: float = 0.1
     mixup: float = 0.0
     stem_stride: int = 1
+    teacher: str = ""
 
 
 TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "mixup": 1.0}  # 100 images a class are soon learnt by heart
@@ -78,7 +79,7 @@ TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "mixup": 1.0}  # 100 images a class a
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, dense_lr=0.05),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, dense_lr=0.05, teacher="resnet18_strided"),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, dense_lr=0.05, stem_stride=2, **TINY),
@@ -239,15 +240,17 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
     weights = args.state / f"{network}.safetensors"
     with locked(args.state / f"{network}.lock", True):
         if not weights.is_file():
+            teacher = dense_network(subject.teacher, data, args) if subject.teacher else None
             if args.backbone is not None:
                 start(model, args.backbone)
                 ready_for_training_(model, data, seed=0)
             epochs, lr = args.dense_epochs or subject.dense_epochs, 0.02 if args.backbone else subject.dense_lr
-            recipe = Recipe(epochs=epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16)
-            with on(args.device, model):
-                history = fit(model, data, recipe, checkpoint=args.state / f"{network}.pt", resume=True, on_epoch=print, progress=False)
+            recipe = Recipe(epochs=epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16, distill=DISTILL if teacher else 0.0)
+            part = args.state / f"{network}.pt"
+            with on(args.device, model, teacher):
+                history = fit(model, data, recipe, teacher=teacher, checkpoint=part, resume=True, on_epoch=print, progress=False)
             about = {"backbone": args.backbone and args.backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
-            about["stem_stride"] = subject.stem_stride
+            about |= {"stem_stride": subject.stem_stride, "teacher": subject.teacher}
             (args.state / "dense").mkdir(exist_ok=True)
             replace_json(args.state / "dense" / f"{network}.json", about)
             save_weights(model.state_dict(), weights)

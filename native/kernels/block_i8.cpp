@@ -58,17 +58,11 @@ template <int Vectors>
 void run_units(const Call& call, const Head& h, const Units& u, const uint8_t* packed, const Piece& at) {
   const Problem& a = *call.problem;
   const EpilogueI8 end = epilogue_i8(a, h, call.packed);
-  const BlockI8 first = block_of(call, h, at.image, 0, Vectors * W);
   const int64_t ahead = group_of(u) * u.bytes();  // the next group, while this one lies in the first-level cache
   const Units own = u;  // a copy, and no call below: bytes that are stored might lie anywhere, for all that the compiler knows
   for_units<uint8_t>(call, own, at, image_i8(call, at.image), (const uint8_t*)call.packed,
                      [&](int64_t i, auto count, int64_t pixel, const uint8_t* const* table) {
-                       const int64_t channel = i * Vectors * W;
-                       BlockI8 b = first;
-                       b.bias += channel;
-                       b.multiplier += channel;
-                       b.residual += a.residual ? channel : 0;
-                       b.out = (uint8_t*)b.out + channel * (end.u8 ? 1 : 4);
+                       const BlockI8 b = block_of(call, h, at.image, i, Vectors * W);
                        tile<Vectors, decltype(count)::value>(a, end, b, unit(packed, own, i), pixel, table, ahead);
                      });
 }
