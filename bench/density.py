@@ -1,4 +1,4 @@
-"""Speed against density: ResNet-50 with 2:4 inside 32×32 blocks, ever fewer of them, against other engines' dense networks.
+"""Speed against density: ResNet-50 with 2:4 inside blocks, ever fewer of them, against other engines' dense networks.
 
     python bench/density.py build --element int8         the networks, in runs/density
     python bench/density.py measure --element int8       all in one run, in turns: bench/results/density_resnet50_int8.json
@@ -29,7 +29,7 @@ from jettison.zoo import build
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "resnet50"
-PATTERNS = ("32x32/2:4", "32x32/2:4@50%", "32x32/2:4@25%", "32x32/2:4@15%", "32x32/2:4@8%")
+PATTERNS = ("32x32/2:4", "32x32/2:4@50%", "32x32/2:4@25%", "32x32/2:4@15%", "32x16/2:4@15%", "32x32/2:4@8%", "32x16/2:4@8%")
 ENGINES = ("openvino", "onnxruntime")
 PERSONAL = "32x32/2:4@15%"  # at least 92% of the weights of sparse layers removed
 FILES = ((1000, False), (1000, True), (10, False))  # outputs of the classifier, and whether it is pruned, too

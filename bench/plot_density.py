@@ -38,7 +38,7 @@ def main() -> None:
 def draw(ax: Axes, result: dict[str, Any]) -> None:
     """Measured over our own dense network and over the fastest other engine, below the ceiling of the arithmetic."""
     rows, left = result["density"]["rows"], result["density"]["left"]
-    ours = {r["pattern"]: r["median_ms"] for r in rows if r["engine"] == "jettison"}
+    ours = {r["pattern"]: r["median_ms"] for r in sorted(rows, key=lambda r: -left[r["pattern"]]["macs"]) if r["engine"] == "jettison"}
     peer = min((r for r in rows if r["engine"] != "jettison"), key=lambda r: r["median_ms"])
     where = f"{result['machine']['isa'][0]}, batch {result['batch']}, {result['threads']} threads"
     x = [100 * left[pattern]["macs"] for pattern in ours]

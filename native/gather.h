@@ -43,8 +43,8 @@ JT_INLINE const uint8_t* gather_window(f32v (&acc)[PB][OB], const float* const* 
       const uint8_t* entry = e + o * kEntry<Index>;
       const f32v value = load((const float*)(entry + W * sizeof(Index)));
       times<PB>([&](auto p) JT_FLAT {
-        if constexpr (Window == W) acc[p][o] = fma(permute((const Index*)entry, x[p]), value, acc[p][o]);
-        else acc[p][o] = fma(permute_lane((const Index*)entry, x[p]), value, acc[p][o]);
+        if constexpr (Window == W) acc[p][o] = accumulate(acc[p][o], permute((const Index*)entry, x[p]), value);
+        else acc[p][o] = accumulate(acc[p][o], permute_lane((const Index*)entry, x[p]), value);
       });
     });
     e += Vectors * kEntry<Index>;

@@ -167,6 +167,16 @@ JT_INLINE f32v permute_lane(const Index* index, f32v v) {
 #define JT_REGISTER "+x"
 #endif
 
+// acc + a·b in the register of acc. GCC, left to choose, copies sums in every round of a loop and keeps one of them in memory.
+JT_INLINE f32v accumulate(f32v acc, f32v a, f32v b) {
+#if (defined(JETTISON_AVX512) || defined(JETTISON_AVX2)) && !defined(JETTISON_EMULATED)
+  __asm__("vfmadd231ps %2, %1, %0" : JT_REGISTER(acc) : "v"(a), "v"(b));
+  return acc;
+#else
+  return fma(a, b, acc);
+#endif
+}
+
 // v, loaded once: else the compiler may load it again for every use, and loads are the scarcer resource.
 JT_INLINE f32v hold(f32v v) {
 #if defined(__x86_64__)
