@@ -59,7 +59,7 @@ class Subject:
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
     that steps do not get too few. mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
-    images of 64 pixels. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
+    an image. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
     """
 
     model: str
@@ -80,10 +80,12 @@ SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
     "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 12, {2: 18, 5: 18}, dense_lr=0.05, teacher="resnet18_strided"),
-    "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}),
+    "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 40, dense_lr=0.05, stem_stride=2, **TINY),
-    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 40, stem_stride=2, **TINY),
+    "mobilenetv2_100-tiny": Subject(
+        "mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, stem_stride=2, teacher="resnet18_strided-tiny", **TINY
+    ),
 }
 
 
