@@ -58,7 +58,7 @@ class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
-    that steps do not get too few. mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
+    that steps do not get too few. lr, mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
     an image. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
     """
 
@@ -69,12 +69,13 @@ class Subject:
     dense_epochs: int
     epochs: dict[int, int]
     dense_lr: float = 0.1
+    lr: float = 0.02
     mixup: float = 0.0
     stem_stride: int = 1
     teacher: str = ""
 
 
-TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "mixup": 1.0}  # 100 images a class are soon learnt by heart
+TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.007, "mixup": 1.0}  # 100 images a class are soon learnt by heart
 
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
@@ -154,7 +155,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     shares = {"dense": 0, "from": 0.5}
     model, epochs = copy.deepcopy(dense), int(shares.get(run.variant, 1) * subject.epochs[run.count])
     recipe = Recipe(
-        epochs=epochs, batch=64, lr=0.02, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, seed=run.draw, bf16=args.bf16
+        epochs=epochs, batch=64, lr=subject.lr, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, seed=run.draw, bf16=args.bf16
     )  # fmt: skip
     handle, old = None, None
     if run.variant == "nm":
