@@ -246,15 +246,16 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
     with locked(args.state / f"{network}.lock", True):
         if not weights.is_file():
             teacher = dense_network(subject.teacher, data, args) if subject.teacher else None
-            if args.backbone is not None:
-                start(model, args.backbone)
+            backbone = args.backbone if network in args.network else None  # a teacher is another network
+            if backbone is not None:
+                start(model, backbone)
                 ready_for_training_(model, data, seed=0)
-            epochs, lr = args.dense_epochs or subject.dense_epochs, 0.02 if args.backbone else subject.dense_lr
+            epochs, lr = args.dense_epochs or subject.dense_epochs, 0.02 if backbone else subject.dense_lr
             recipe = Recipe(epochs=epochs, batch=128, lr=lr, weight_decay=5e-4, bf16=args.bf16, distill=DISTILL if teacher else 0.0)
             part = args.state / f"{network}.pt"
             with on(args.device, model, teacher):
                 history = fit(model, data, recipe, teacher=teacher, checkpoint=part, resume=True, on_epoch=print, progress=False)
-            about = {"backbone": args.backbone and args.backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
+            about = {"backbone": backbone and backbone.name, "accuracy": history[-1].accuracy, "recipe": asdict(recipe)}
             about |= {"stem_stride": subject.stem_stride, "teacher": subject.teacher}
             (args.state / "dense").mkdir(exist_ok=True)
             replace_json(args.state / "dense" / f"{network}.json", about)
