@@ -298,7 +298,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--ranks", choices=("mean", "sum"), default="mean", help="how ranks of different layers compare; sum: as published")
     p.add_argument("--draws", type=int, default=3)
     p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
-    p.add_argument("--dense-epochs", type=int, help="default: 12 to 40, by network")
+    p.add_argument("--dense-epochs", type=int, help="default: 8 to 40, by network")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what trains; auto: a GPU if there is one")
     p.add_argument("--bf16", action="store_true")
