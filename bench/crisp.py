@@ -5,9 +5,9 @@
     python bench/crisp.py --data-dir DATA --list                 what is done and what is next
     python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
 
-Each network is trained dense on all classes first, from --backbone if there is one (its classifier, and what else does not fit, start
-anew). Then, for every number of classes and every draw of classes, all variants start from it and learn from its scores too, with one
-recipe and equal epochs:
+Each network is trained dense on all classes first, from --backbone or its own if there is one (the classifier, and what else does not
+fit, start anew). Then, for every number of classes and every draw of classes, all variants start from it and learn from its scores too,
+with one recipe and equal epochs:
 
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
     crisp         the whole method                          magnitude     CRISP whose saliency is |w|
@@ -59,7 +59,8 @@ class Subject:
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
     that steps do not get too few. lr, mixup: of the training on them. stem_stride: of the first convolution; 2 quarters the cost of
-    an image. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
+    an image. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes. backbone: whose
+    dense network, on any data, it starts from.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Subject:
     mixup: float = 0.0
     stem_stride: int = 1
     teacher: str = ""
+    backbone: str = ""
 
 
 TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.007, "mixup": 1.0}  # 100 images a class are soon learnt by heart
@@ -83,7 +85,7 @@ SUBJECTS = {
     "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 4}, dense_lr=0.05),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
-    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, dense_lr=0.05, stem_stride=2, **TINY),
+    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, stem_stride=2, backbone="vgg16_bn", **TINY),
     "mobilenetv2_100-tiny": Subject(  # few weights to spare: a high rate, and longer
         "mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 320, 5: 160, 10: 100}, lr=0.1, mixup=1.0, stem_stride=2
     ),
@@ -234,7 +236,7 @@ def former(run: Run, args: argparse.Namespace) -> personal.Personal:
 
 
 def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.Module:
-    """Trained once on all classes, from --backbone if there is one."""
+    """Trained once on all classes, from --backbone or the subject's if there is one."""
     torch.manual_seed(0)
     subject = SUBJECTS[network]
     model = zoo.build(subject.model, num_classes=len(data.classes), in_channels=data.channels, image_size=data.size)
@@ -245,6 +247,10 @@ def dense_network(network: str, data: DataSet, args: argparse.Namespace) -> nn.M
         if not weights.is_file():
             teacher = dense_network(subject.teacher, data, args) if subject.teacher else None
             backbone = args.backbone if network in args.network else None  # a teacher is another network
+            if backbone is None and subject.backbone:
+                backbone = args.state / f"{subject.backbone}.safetensors"
+                if not backbone.is_file():
+                    dense_network(subject.backbone, load(SUBJECTS[subject.backbone].data, args.data_dir), args)
             if backbone is not None:
                 start(model, backbone)
                 ready_for_training_(model, data, seed=0)
