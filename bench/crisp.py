@@ -217,6 +217,7 @@ def prune(
         part = Recipe(**{**asdict(recipe), "epochs": epochs})
         with on(args.device, model, dense):
             fit(model, few, part, handle, dense, args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
+        hybrid.follow()
 
 
 def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

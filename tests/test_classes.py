@@ -34,7 +34,7 @@ def test_names_are_found_as_people_write_them() -> None:
     assert class_indices(data, ["Tench", "n02123045", "Dog"]) == [0, 1, 2]
     for names, message in (
         (["tabby", "4"], "class 'tabby' is not in digits; did you mean 'tabby cat'"),
-        (["DOG", "4"], "may be 'Dog' or 'dog'; write one in full"),
+        (["DOG", "4"], "may be 'Dog' or 'dog'; write one in full, if it has commas in a file: --classes @FILE"),
         (["4", "4"], "class '4' is named twice"),
         (["4"], "at least two classes"),
         (["zebra", "4"], "class 'zebra' is not in digits; it has n01440764 tench"),

@@ -165,6 +165,9 @@ def compress(
             )
     state, masks, formats, report = _compressed(net, settings, learnt, old, train, shares, device)
     shrink(dense, net)
+    if settings.head == "shrink":
+        last = classifier(net)[0]
+        report = [replace_field(r, shape=(len(chosen), *r.shape[1:])) if r.name == last else r for r in report]
     (graph, error), (sparse, its_error) = (_exported(n, f, settings, mine) for n, f in ((dense, {}), (net, formats)))
     graphs, kept = {"dense": graph, settings.label: sparse}, []
     if settings.element == "int8":
@@ -245,7 +248,7 @@ def _hybrid(handle: Sparsifier, settings: Settings, old: Personal | None = None)
     low, _ = hybrid.sparsities()
     sparsity = settings.sparsity
     if sparsity is None and isinstance(settings.format, Block):
-        sparsity = 1 - (1 - low) * settings.format.keep
+        sparsity = hybrid.sparsity_at(settings.format.keep)
     hybrid.check(sparsity or low)
     return hybrid, sparsity or low
 

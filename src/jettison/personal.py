@@ -11,19 +11,21 @@ The file is a dictionary of PyTorch tensors, numbers and text, read without runn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .errors import CheckpointError
 from .methods import Sparsifier
 from .training import checkpoint
 
 VERSION = 1
+SHOWN = 5  # layers in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,10 @@ def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor]
         plain = name.replace(".parametrizations.weight.original", ".weight").removeprefix("parametrizations.weight.")
         if ".parametrizations." not in plain:
             state[plain] = tensor.detach().clone()
-    return state, handle.masks()
+    masks = handle.masks()
+    first = {id(weight): name for name, (weight, _) in handle.weights().items()}  # of the layers that share it
+    shared = {n: m for n, m in net.named_modules(remove_duplicate=False) if parametrize.is_parametrized(m, "weight")}
+    return state, {n: masks[first[id(m.parametrizations.weight.original)]] for n, m in shared.items()}  # type: ignore[union-attr,index]
 
 
 def resumed(old: Personal, chosen: Sequence[int], head: str) -> dict[str, Tensor]:
@@ -111,4 +116,13 @@ def check_fits(old: Personal, model: str, classes: Sequence[str], masks: Mapping
         whose = "they have another order" if name is None else f"only {'the file' if name in old.classes else 'the data set'} has {name!r}"
         raise CheckpointError(f"{path} is of another data set's classes: {whose}; use the same data set, or start over without --from")
     if set(old.masks) != set(masks):
-        raise CheckpointError(f"{path} has other sparse layers than this pattern gives; use the pattern {old.pattern}")
+        raise CheckpointError(
+            f"{path} and these settings disagree on which layers are sparse: {_listed('there', old.masks, masks)}"
+            f"{_listed('now', masks, old.masks)}; use --pattern {old.pattern}, and --include, --exclude and --remainder as then"
+        )
+
+
+def _listed(when: str, layers: Collection[str], others: Collection[str]) -> str:
+    alone = [name for name in layers if name not in others]
+    more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+    return f" only {when} {', '.join(alone[:SHOWN])}{more}" if alone else ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, PatternError
+from ..errors import DataError, FileError, PatternError
 from ..formats import Block
 from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
 from .compressed import as_json, measured, show
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from ..personal import Personal
     from ..training import Epoch
 
-EVAL_BATCH = 100
-SLOWEST = 16  # layers in the picture
-DENSE = "dense"
+PERSONAL = ".jettison-checkpoint"  # of what --from reads
 
 
 def compress(
@@ -160,13 +159,15 @@ def compress(
     for path in (out, save_weights):
         if path is not None:
             check_writable(path)
+    if out.suffix == PERSONAL:
+        raise FileError(f"{out}: that ending is for what --from reads, which is written beside the result; write -o {out.stem}.jettison")
     if save_weights is not None and method == job.METHOD:
         raise PatternError("--save-weights: tables are no PyTorch weights; the .jettison file holds everything")
     if plot is not None:
         check_picture(plot)
     method = method or ("crisp" if start else "srste")
     if start is not None and method == "crisp":
-        pattern, sparsity, head = _as_before(start, pattern, sparsity, head)
+        pattern, sparsity, head = _as_before(start, pattern, sparsity, head, bool(classes))
     settings = Settings(
         model=model,
         pattern=average_pattern(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
@@ -230,17 +231,23 @@ def compress(
     output.save({**as_json(result, settings, images, found), **about})
 
 
-def _as_before(start: Path, pattern: str | None, sparsity: float | None, head: str | None) -> tuple[str, float | None, str]:
-    """What is not said anew is as in the personalised network to start from. Errors: CheckpointError."""
+def _as_before(
+    start: Path, pattern: str | None, sparsity: float | None, head: str | None, chosen: bool
+) -> tuple[str, float | None, str | None]:
+    """What is not said anew is as in the personalised network to start from; a head shrinks to `chosen` classes alone.
+
+    Errors: CheckpointError.
+    """
     from ..formats import parse
     from ..personal import load, sparsity_of
 
     old = load(start)
-    pattern = pattern or old.pattern
-    fmt = parse(pattern)
+    fmt = parse(pattern or old.pattern)
+    if pattern is None and sparsity is not None and isinstance(fmt, Block):
+        fmt = replace(fmt, keep=1.0)  # how many blocks stay is said anew
     if sparsity is None and isinstance(fmt, Block) and fmt.keep == 1:
         sparsity = sparsity_of(old)
-    return pattern, sparsity, head or old.head
+    return pattern or str(fmt), sparsity, head or (old.head if chosen else None)
 
 
 def _teacher(given: str | None, method: str) -> str | None:
@@ -270,7 +277,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 def _save_personal(output: Output, personal: Personal, out: Path) -> None:
     from ..personal import save
 
-    path = out.with_suffix(".jettison-checkpoint")
+    path = out.with_name(out.name.removesuffix(".jettison") + PERSONAL)
     save(personal, path)
     output.say(f"{path}: to change the classes later, with --from")
 

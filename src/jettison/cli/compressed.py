@@ -84,13 +84,14 @@ def _meta(settings: Settings, images: DataSet, accuracy: dict[str, float], kept_
 
     Of paths only the file's name: the folders of this machine are nobody's business.
     """
-    names = {k: Path(v).name for k, v in (("weights", settings.weights), ("teacher", settings.teacher), ("model", settings.model)) if v}
+    paths = {"weights": settings.weights, "teacher": settings.teacher, "model": settings.model, "start": settings.start}
+    names = {k: Path(v).name for k, v in paths.items() if v}
     return {
         "made_by": f"jettison {__version__}",
         "classes": list(images.classes),
         "mean": list(images.mean),
         "std": list(images.std),
-        "data": images.name,
+        "data": Path(images.name).name,
         "accuracy": list(accuracy.values())[-1],
         "dense_accuracy": accuracy[DENSE],
         "kept_float": kept_float,

@@ -47,7 +47,7 @@ RANKS = ("mean", "sum")
 @dataclass(frozen=True, slots=True)
 class CRISP:
     """use: the saliency. rank: how ranks of different layers compare, their "mean" score per weight or the "sum", as published.
-    step: share of the blocks that one selection may drop. settle: share of the epochs after the last selection. least: blocks of a
+    step: share of what N:M leaves that one selection may drop. settle: share of the epochs after the last selection. least: blocks of a
     block-row that always stay.
 
     In a training loop without `select` the masks are those of the weights' magnitudes at the start, and stay. Errors: TrainingError.
@@ -127,6 +127,7 @@ class Hybrid:
         }
         if not self._blocks:
             raise FormatError("CRISP needs layers with whole blocks; write a pattern such as 16x16/2:4")
+        self._bound = False  # by the masks that are there: only by those of a selection
         for name, (_, p) in self._layers.items():
             p.keep.copy_(masks[name] if masks is not None else torch.ones_like(p.keep))  # type: ignore[operator,arg-type]
 
@@ -146,17 +147,25 @@ class Hybrid:
         low, high = self.sparsities()
         if not low - 1e-9 <= sparsity <= high + 1e-9:
             why = "N:M alone removes the first" if sparsity < low else "one block of every block-row stays, so that no layer is emptied"
+            bounds = f"{math.ceil(low * 1e4 - 1e-5) / 100:.2f}% to {math.floor(high * 1e4 + 1e-5) / 100:.2f}%"  # both can be had as written
             raise FormatError(
-                f"sparsity {sparsity:.2%} cannot be reached with this pattern, only {low:.2%} to {high:.2%} ({why}); "
+                f"sparsity {sparsity:.2%} cannot be reached with this pattern, only {bounds} ({why}); "
                 "choose a sparsity between them, smaller blocks or another N:M"
             )
 
+    def sparsity_at(self, keep: float) -> float:
+        """Sparsity of all sparse layers together with this share of the blocks kept; layers of N:M alone keep all that N:M leaves."""
+        low, _ = self.sparsities()
+        total = sum(w.numel() for w, _ in self._layers.values())
+        blocks = sum(w.numel() * _inner_density(p.fmt) for n, (w, p) in self._layers.items() if n in self._blocks)
+        return low + (1 - keep) * blocks / total
+
     def schedule(self, sparsity: float, epochs: int) -> list[tuple[float, int]]:
-        """(sparsity, epochs of training after it) of every selection: the share of blocks falls by at most `step` each time, as far
-        as there are epochs. The last has `settle` of all epochs, and those left over.
+        """(sparsity, epochs of training after it) of every selection: of what N:M leaves, in all sparse layers together, at most `step`
+        goes each time, as far as there are epochs. The last has `settle` of all epochs, and those left over.
         """
         low, _ = self.sparsities()
-        drop = 1 - (1 - sparsity) / (1 - low)  # share of the blocks' weights to go
+        drop = 1 - (1 - sparsity) / (1 - low)  # share of what N:M leaves
         rising = max(1, round(epochs * (1 - self.method.settle)))
         count = max(1, min(math.ceil(drop / self.method.step - 1e-9), rising))
         each = min(epochs, rising) // count
@@ -169,9 +178,8 @@ class Hybrid:
         self.check(sparsity)
         magnitude = self.method.use == "magnitude"
         scores = {n: w.abs() if magnitude else (w * gradients[n].to(w.device)).abs() for n, (w, _) in self._layers.items()}
-        sums = {
-            n: block_sums(scores[n] * self._layers[n][1].mask(self._layers[n][0]), _block(self._layers[n][1].fmt)) for n in self._blocks
-        }
+        left = {n: p.mask(w) if self._bound else torch.ones_like(w) for n, (w, p) in self._layers.items()}
+        sums = {n: block_sums(scores[n] * left[n], _block(self._layers[n][1].fmt)) for n in self._blocks}
         names = list(self._blocks)
         kept = {n: int(b[0].sum()) for n, b in self._blocks.items()}
         ranks = [_ranks(sums[n], self._blocks[n], self.method, i, self._per_rank(n)) for i, n in enumerate(names)]
@@ -183,6 +191,7 @@ class Hybrid:
             inner = p.fmt.inner if isinstance(p.fmt, Block) else p.fmt
             keep = nm_mask(scores[n], inner.n, inner.m) if isinstance(inner, NM) else torch.ones_like(w, dtype=torch.bool)
             p.keep.copy_(keep & expand_blocks(self._blocks[n], w, _block(p.fmt)) if n in self._blocks else keep)  # type: ignore[operator]
+        self._bound = True
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -191,6 +200,7 @@ class Hybrid:
             weight, p = self._layers[name]
             blocks = self._blocks[name] = block_sums(p.mask(weight), _block(p.fmt)) > 0
             p.fmt = replace(_block(p.fmt), keep=int(blocks[0].sum()) / blocks.shape[1])
+        self._bound = True
 
     def _per_rank(self, name: str) -> float:
         """Kept weights in one block of every block-row."""

@@ -41,7 +41,7 @@ def read(path: Path, kind: str, then: str, missing: str = "no such checkpoint") 
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise CheckpointError(f"{path}: {missing}") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as e:
         first = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(f"{path}: not a checkpoint of {kind}, or damaged ({first}); {then}") from e
     if not isinstance(state, dict):

@@ -46,7 +46,8 @@ def class_indices(data: DataSet, names: Sequence[str]) -> list[int]:
     for name in names:
         labels = [data.classes.index(name)] if name in data.classes else known.get(name.casefold(), [])
         if len(labels) > 1:
-            raise DataError(f"class {name!r} of {data.name} may be {' or '.join(repr(data.classes[i]) for i in labels)}; write one in full")
+            meant = " or ".join(repr(data.classes[i]) for i in labels)
+            raise DataError(f"class {name!r} of {data.name} may be {meant}; write one in full, if it has commas in a file: --classes @FILE")
         if not labels:
             raise DataError(f"class {name!r} is not in {data.name}; {_hint(name, data.classes)}")
         if labels[0] in found:
