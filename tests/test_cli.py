@@ -282,6 +282,33 @@ def test_budget_shows_what_each_layer_may_keep(call, net, tmp_path):
     assert "layer3.2.conv2" in result.out and "with the same N" in result.out
 
 
+def test_compress_takes_the_formats_that_a_budget_or_a_search_found(call, net, tmp_path):
+    found, out = tmp_path / "found.json", tmp_path / "net.jettison"
+    command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 1, "--method", "asp", "--epochs", 0, "--threads", 1)
+    options = ("--runs", 1, "-o", out, "--formats", found)
+    for text in ({"formats": {"3": "3:8"}}, {"trials": [{"state": "pruned"}, {"state": "complete", "formats": {"3": "3:8"}}]}):
+        found.write_text(json.dumps(text))
+        result = call(*command, *options)
+        assert result.code == 0, result.err
+        assert "N:M by layer" in result.out
+        assert {str(op.format) for op in file.load(out).ops} == {"dense", "3:8"}
+    for text, words in (
+        ({"trials": []}, "no result of `jettison budget --json`"),
+        ({"formats": "1:4"}, "write --pattern 1:4"),
+        ({"formats": {"3": 4}}, "no table of layers and patterns"),
+        ({"formats": {"3": "lut9"}}, "layers have N:M or are dense, not 3 lut9"),
+        ({"formats": {"3": "dense"}}, "all layers are dense"),
+        ({"formats": {"9": "2:4"}}, "is called '9'"),
+    ):
+        found.write_text(json.dumps(text))
+        result = call(*command, *options)
+        assert result.code == 2 and words in result.err, result.err
+    found.write_text('{"formats": {"3": "2:4"}}')
+    for extra in (("--pattern", "2:4"), ("--kept", 0.25), ("--permute",), ("--exclude", "3"), ("--method", "crisp")):
+        result = call(*command, *options, *extra)
+        assert result.code == 2 and "--formats" in result.err and "leave" in result.err, result.err
+
+
 def test_compress_to_int8_writes_the_int8_network_and_shows_all_three(call, net, tmp_path):
     out = tmp_path / "net.jettison"
     command = ("compress", net + "net", "--data", "digits", "--dense-epochs", 2, "--epochs", 1, "--lr", 0.2, "--threads", 1, "--runs", 1)

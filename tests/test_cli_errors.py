@@ -29,6 +29,8 @@ BAD = {
     "pattern of nothing": ((*BENCH, "--pattern", "0:4"), "pattern 0:4"),
     "no pattern at all": ((*BENCH, "--pattern", "half"), "pattern 'half' is not known"),
     "network that does not run": (("bench", "NETrows"), "rows does not run on images 3×224×224: ValueError"),
+    "pattern of a file": (("bench", "SAVED", "--pattern", "1:4"), "--pattern is for networks by name"),
+    "size of a file": (("waterline", "SAVED", "--machine", "epyc-zen4", "--size", 99), "--size is for networks by name"),
     "unknown network": (("bench", "resnet21"), "model 'resnet21' is not known"),
     "unknown engine": ((*BENCH, "--against", "tvm"), "engine 'tvm' is not known"),
     "unknown element": ((*BENCH, "--element", "fp8"), "element 'fp8' is not known"),

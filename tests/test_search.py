@@ -13,7 +13,7 @@ from torch import nn
 
 from jettison.errors import CheckpointError, PatternError, TrainingError
 from jettison.formats import parse
-from jettison.search import Search, held_out, open_study, result, run
+from jettison.search import Search, held_out, open_study, options, result, run
 from jettison.training.data import DataSet
 from jettison.training.data.dataset import Split
 
@@ -68,6 +68,15 @@ def test_every_spread_keeps_the_budget(tmp_path: Path) -> None:
         assert set(t["formats"]) == set(macs) and spent <= sum(macs.values()) / 4
 
 
+def test_the_best_trial_is_said_in_options_of_compress() -> None:
+    search = dataclasses.replace(SEARCH, method="maxq", epochs=10, tune=("ramp", "weight_decay"))
+    said = "--pattern 1:4 --method maxq --epochs 10 --batch 32 --ramp-epochs 2.5 --weight-decay 1e-05"
+    assert options(search, {"ramp": 0.25, "weight_decay": 1e-5}, "best.json") == said
+    search = dataclasses.replace(SEARCH, kept=0.25, tune=("width", "lr"))
+    said = "--formats best.json --method srste --epochs 2 --batch 32 --lr 0.1"
+    assert options(search, {"width": 0.5, "lr": 0.1}, "best.json") == said
+
+
 def test_held_out_images_are_not_trained_on() -> None:
     data = stripes()
     parts = held_out(data, 0)
@@ -111,3 +120,5 @@ def test_the_command_searches_and_says_what_it_found(tmp_path: Path, capfd) -> N
     data = json.loads((tmp_path / "r.json").read_text())
     assert (len(data["trials"]), data["search"]["tune"], data["trials"][0]["formats"]) == (1, ["lr"], "1:4")
     assert "trial 0, epoch 1" in out and "held out" in out
+    best = f"--pattern 1:4 --method asp --epochs 1 --batch 128 --lr {data['trials'][0]['values']['lr']:.4g}"
+    assert f"The best as options of jettison compress: {best}" in " ".join(out.split())

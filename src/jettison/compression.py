@@ -226,7 +226,7 @@ def _refuse(dense: nn.Module, settings: Settings, data: DataSet) -> None:
         check_names(dense, (*settings.include, *settings.exclude))
         return job.refuse(export(dense.eval(), (data.channels, data.size, data.size), {}), settings)
     remainder = "dense" if settings.kept is not None else settings.remainder  # with a budget what does not divide by M stays dense
-    choices = choose_layers(dense, settings.format, settings.select, remainder)
+    choices = choose_layers(dense, settings.by_layer or settings.format, settings.select, remainder)
     if settings.head == "shrink" and isinstance(choices[-1].format, Block):
         name = choices[-1].name
         raise PatternError(f"{name}: its outputs shrink and are no whole blocks then; leave it out of --include, or keep the head")
@@ -236,7 +236,7 @@ def _refuse(dense: nn.Module, settings: Settings, data: DataSet) -> None:
 
 def _sparsified(net: nn.Module, settings: Settings, shares: Budget | None = None) -> Sparsifier:
     """For crisp with all blocks, of which `Hybrid` then chooses."""
-    fmt: Format | Mapping[str, Format] = settings.format if shares is None else shares.formats
+    fmt: Format | Mapping[str, Format] = settings.by_layer or (settings.format if shares is None else shares.formats)
     if settings.method == "crisp" and isinstance(fmt, Block):
         fmt = replace_field(fmt, keep=1.0)
     return sparsify_(net, fmt, settings.make_method(), settings.select, settings.remainder)  # type: ignore[arg-type]

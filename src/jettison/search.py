@@ -26,7 +26,7 @@ from .errors import CheckpointError, MissingExtra, TrainingError, no_effect
 from .export import export
 from .formats import Format, parse
 from .methods import METHODS, make_method, sparsify_
-from .training import Epoch, Recipe, fit
+from .training import Epoch, Recipe, fit, on
 from .training.data import DataSet
 from .training.data.dataset import Split
 
@@ -123,8 +123,9 @@ def run(
     tell: Callable[[int, Epoch], None] = lambda number, epoch: None,
     progress: bool = True,
     timed: budget.Timed = budget.Timed(),
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Work at the study until it has `trials` that are done, whoever did them. timed: how a latency budget is measured.
+    """Work at the study until it has `trials` that are done, whoever did them. timed: how a latency budget is measured. device: trains.
 
     Errors: those of training.
     """
@@ -149,7 +150,8 @@ def run(
                 raise optuna.TrialPruned
 
         try:
-            return fit(net, seen, recipe, handle, on_epoch=on_epoch, progress=progress)[-1].accuracy
+            with on(device, net):
+                return fit(net, seen, recipe, handle, on_epoch=on_epoch, progress=progress)[-1].accuracy
         except TrainingError as e:
             if "not finite" not in str(e):
                 raise
@@ -177,6 +179,14 @@ def held_out(data: DataSet, seed: int) -> DataSet:
     count = max(1, round(HELD_OUT * len(order)))
     parts = [Split(images[i], data.train.labels[i]) for i in (np.sort(order[count:]), np.sort(order[:count]))]
     return replace(data, train=parts[0], test=parts[1])
+
+
+def options(search: Search, values: Mapping[str, float], formats: str) -> str:
+    """What makes `jettison compress` train as a trial with these values did. formats: file with the study's result, for a budget."""
+    pattern = f"--formats {formats}" if search.kept is not None else f"--pattern {search.pattern}"
+    named = {"ramp_epochs" if n == "ramp" else n: v * search.epochs if n == "ramp" else v for n, v in values.items() if n not in SPREAD}
+    own = "".join(f" --{name.replace('_', '-')} {value:.4g}" for name, value in named.items())
+    return f"{pattern} --method {search.method} --epochs {search.epochs} --batch {search.batch}{own}"
 
 
 def result(study: optuna.Study) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from . import budget, ptq
 from .errors import ModelError, PatternError, QuantizationError, TrainingError, instead_of_percent, no_effect
-from .formats import NM, Block, Dense, Format
+from .formats import NM, Block, Dense, Format, parse
 from .methods import Method, Select, make_method
 from .methods.select import REMAINDERS
 from .tabconv import job
@@ -29,6 +29,7 @@ class Settings:
     on which BatchNorm is matched (`methods.statistics`) whenever no training follows.
     kept: N of every M is chosen layer by layer (`jettison.budget`), at the cost of this share in every layer; M, and what channels are
     permuted for, come from the pattern. budget: the cost, one of `budget.COSTS`.
+    formats: (layer, pattern) of each layer instead, as a budget or a search found them; layers that are not named stay dense.
     dense_epochs, epochs: of dense training and of sparse training. mixup: of all training but the dense network's, see `Recipe`.
     include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
@@ -60,6 +61,7 @@ class Settings:
     reconstruct: bool = False
     kept: float | None = None
     budget: str = "macs"
+    formats: tuple[tuple[str, str], ...] = ()
     batch: int = 128
     bf16: bool = False
     distill: float = 0.5
@@ -84,6 +86,7 @@ class Settings:
     budget_ms: float | None = None
 
     def __post_init__(self) -> None:
+        self._check_formats()
         for what, value, known in (("element", self.element, ELEMENTS), ("ranges", self.ranges, tuple(ptq.RANGES))):
             if value not in known:
                 raise QuantizationError(f"{what} must be one of {', '.join(known)}, got {value!r}")
@@ -153,6 +156,24 @@ class Settings:
         if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:
             raise PatternError(f"pattern {self.pattern} already says how many blocks stay; leave out its @… or --sparsity")
 
+    def _check_formats(self) -> None:
+        """Errors: PatternError, also for settings that choose otherwise which layers have what."""
+        wrong = [f"{name} {text}" for name, text in self.formats if not isinstance(parse(text), NM | Dense)]
+        if wrong:
+            raise PatternError(f"--formats: layers have N:M or are dense, not {wrong[0]}")
+        if self.formats and all(isinstance(f, Dense) for f in self.by_layer.values()):
+            raise PatternError("--formats: all layers are dense, so there is nothing to prune")
+        for name, needs in (("kept", None), ("permute", False), ("reconstruct", False), ("include", ()), ("exclude", ())):
+            if self.formats and getattr(self, name) != needs:
+                raise PatternError(f"--formats says the pattern of each layer; leave out --{name}")
+        if self.formats and self.method in ("crisp", job.METHOD):
+            raise PatternError(f"--formats is for N:M; method {self.method} chooses by itself: leave it out")
+
+    @property
+    def by_layer(self) -> dict[str, Format]:
+        """Of `formats`."""
+        return {name: parse(text) for name, text in self.formats}
+
     @property
     def format(self) -> Format:
         """Of every layer; with `kept` of the average one; of tables that of layers without their own."""
@@ -161,6 +182,8 @@ class Settings:
     @property
     def label(self) -> str:
         """What the compressed network is called beside the dense one."""
+        if self.formats:
+            return "N:M by layer"
         return self.pattern if self.kept is None else f"{self.kept:.4g} kept"
 
     @property

@@ -58,7 +58,7 @@ def _better_kernel(box: Box) -> str:
         return "little arithmetic on much data; fusing it into its neighbour helps more than a faster kernel"
     if shallow:
         return f"each output sums only {_depth(work)} products, so loads and stores outweigh them; fusing it with its neighbours helps"
-    return "there is room for a better kernel; try --tune, or a larger batch if its image is small"
+    return "there is room for a better kernel; `jettison explain --tune` tries the others; or a larger batch if its image is small"
 
 
 def _depth(work: Work) -> int:

@@ -40,6 +40,13 @@ def networks(target: str, patterns: list[Format], image_size: int | None, seed: 
     return [Network(pattern, in_element(graph, element, seed), pattern) for pattern, graph in graphs.items()]
 
 
+def check_options(target: str, pattern: str, image_size: int | None) -> None:
+    """Errors: InputError for what is said of networks by name beside a file, which has its own."""
+    for option, given in (("--pattern", pattern != str(Dense())), ("--size", image_size is not None)):
+        if given and _is_file(target):
+            raise InputError(f"{option} is for networks by name; {target} is a file, which has its own: leave it out")
+
+
 SAMPLED = 64  # images that runs of one measurement take in turns
 CALIBRATED = 8  # random images that decide the ranges of activations when int8 is only timed
 

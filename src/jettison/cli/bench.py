@@ -28,7 +28,7 @@ def bench(
         str, typer.Argument(help="A .jettison file, or a network by name with random weights: resnet50, timm:NAME, file.py:function.")
     ],
     pattern: Annotated[
-        str, typer.Option(help="For a network by name: patterns to prune it to, 'dense' or N:M, several with commas.")
+        str, typer.Option(help="For a network by name: patterns to prune it to, 'dense', N:M or 32x64/2:4@16%, several with commas.")
     ] = "dense",
     element: Annotated[str, typer.Option(help="Arithmetic: f32, bf16 or int8. A float32 network is quantised on random images.")] = "f32",
     against: Annotated[str, typer.Option(help="Other engines, with commas: inductor, onnxruntime, openvino; 'all' or 'none'.")] = "none",
@@ -62,10 +62,11 @@ def bench(
         jettison bench resnet50 --element int8 --against openvino --isa avx2
     """
     from ..bench import compare, processors
-    from ..bench.target import networks, random_samples
+    from ..bench.target import check_options, networks, random_samples
     from ..runtime import isas
 
     output = Output(json)
+    check_options(target, pattern, image_size)
     formats, engines = _patterns(pattern), _engines(against)
     if isa is not None and isa not in isas():
         raise InputError(f"--isa {isa}: this machine has {', '.join(isas())}")

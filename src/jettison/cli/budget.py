@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as json_module
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +21,12 @@ Kept = Annotated[
     typer.Option(help="Share of the weights to keep, with N of N:M chosen layer by layer at the cost of that share in every layer."),
 ]
 Cost = Annotated[str, typer.Option("--budget", help="With --kept, what must not cost more: parameters, macs, or latency as measured here.")]
+Formats = Annotated[
+    Path | None,
+    typer.Option(
+        "--formats", help="N:M of each layer as found before: the --json of budget, or of search, whose best trial counts.", metavar="FILE"
+    ),
+]
 M = Annotated[int, typer.Option(help="With --kept: M of N:M, in every layer.", min=1, max=64)]
 DEFAULT_M = 16
 UNITS = {"parameters": "weights", "macs": "MACs", "latency": "ms"}
@@ -78,11 +86,19 @@ def budget(
     )
 
 
-def average_pattern(pattern: str | None, kept: float | None, m: int) -> str | None:
-    """`pattern`, or with --kept the pattern of a layer that keeps as many as the average. Errors: PatternError."""
+def average_pattern(pattern: str | None, kept: float | None, m: int, formats: tuple[tuple[str, str], ...] = ()) -> str | None:
+    """`pattern`, or with --kept the pattern of a layer that keeps as many as the average, with --formats the most frequent one.
+
+    Errors: PatternError.
+    """
     from ..budget import COSTS, check
     from ..formats import NM
 
+    if formats:
+        if pattern is not None or kept is not None:
+            raise PatternError("--formats says the pattern of each layer; leave out --pattern and --kept")
+        sparse = [text for _, text in formats if text != "dense"]
+        return Counter(sparse).most_common(1)[0][0] if sparse else None
     if kept is None:
         if m != DEFAULT_M:
             raise PatternError(f"--m {m} has no effect without --kept; --pattern says both, for example 4:{m}")
@@ -91,6 +107,20 @@ def average_pattern(pattern: str | None, kept: float | None, m: int) -> str | No
         raise PatternError("--kept chooses N for each layer, --pattern gives all the same: write one of them, and M as --m")
     check(kept, COSTS[0], NM(m, m))
     return f"{min(max(round(kept * m), 1), m)}:{m}"
+
+
+def read_formats(path: Path) -> tuple[tuple[str, str], ...]:
+    """(layer, format) from the JSON of `jettison budget`, or of the best trial of `jettison search`. Errors: PatternError."""
+    try:
+        found = json_module.loads(path.read_text())
+        formats = found["formats"] if "formats" in found else next(t for t in found["trials"] if t["state"] == "complete")["formats"]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as e:
+        raise PatternError(f"--formats {path}: no result of `jettison budget --json`, nor of `search --json` with a finished trial") from e
+    if isinstance(formats, str):
+        raise PatternError(f"--formats {path}: has one pattern for all layers; write --pattern {formats}")
+    if not isinstance(formats, dict) or not all(isinstance(text, str) for text in formats.values()):
+        raise PatternError(f'--formats {path}: \'formats\' is no table of layers and patterns, such as {{"conv1": "2:16"}}')
+    return tuple(formats.items())
 
 
 def show(output: Output, found: Budget) -> None:

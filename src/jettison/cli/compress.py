@@ -10,7 +10,7 @@ import typer
 
 from ..errors import DataError, FileError, PatternError
 from ..formats import Block
-from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
+from .budget import DEFAULT_M, Cost, Formats, Kept, M, average_pattern, read_formats
 from .compressed import as_json, measured, show
 from .picture import check_picture, draw
 from .tables import Json, Output, check_writable
@@ -48,6 +48,7 @@ def compress(
     kept: Kept = None,
     budget: Cost = "macs",
     m: M = DEFAULT_M,
+    formats: Formats = None,
     epochs: Annotated[int, typer.Option(help="Epochs of sparse training, or of training tables.", min=0)] = 10,
     weights: Annotated[Path | None, typer.Option(help="Trained dense weights. Without them the dense network is trained first.")] = None,
     dense_epochs: Annotated[
@@ -168,9 +169,11 @@ def compress(
     method = method or ("crisp" if start else "srste")
     if start is not None and method == "crisp":
         pattern, sparsity, head = _as_before(start, pattern, sparsity, head, bool(classes))
+    by_layer = read_formats(formats) if formats else ()
     settings = Settings(
         model=model,
-        pattern=average_pattern(pattern, kept, m) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
+        formats=by_layer,
+        pattern=average_pattern(pattern, kept, m, by_layer) or {"crisp": CRISP_PATTERN, job.METHOD: job.PATTERN}.get(method, "1:4"),
         method=method,
         weights=str(weights) if weights else None,
         teacher=_teacher(teacher, method),

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from .budget import DEFAULT_M, Cost, Kept, M, average_pattern
-from .tables import Json, Output
+from .tables import STDOUT, Json, Output
+from .train import Device
 
 SHOWN = 12  # trials
 
@@ -33,6 +34,7 @@ def search(
     batch: Annotated[int, typer.Option(help="Images per training step.", min=1)] = 128,
     size: Annotated[int | None, typer.Option(help="Height and width of the images. Default: the data set's.", min=1)] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the data set's files are. Default: $JETTISON_DATA, else a cache.")] = None,
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(help="Threads of training and timing. Default: PyTorch's choice, and every core.", min=1)
     ] = None,
@@ -57,13 +59,15 @@ def search(
     from ..bench import processors
     from ..bench.machine import provenance
     from ..budget import Timed
-    from ..search import Search, open_study, result, run
+    from ..search import Search, open_study, options, result, run
+    from ..training import device_of
     from ..training.data import load
 
     output = Output(json)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if threads is not None:
         torch.set_num_threads(threads)
+    trains_on = device_of(device)
     images = load(data, data_dir, size)
     names = tuple(word.strip() for word in tune.split(",") if word.strip())
     wanted = Search(model, images.name, average_pattern(pattern, kept, m) or "1:4", method, names, epochs, batch, kept, cost, seed)
@@ -71,15 +75,19 @@ def search(
     zoo.load_weights(net, weights)
     found = open_study(wanted, storage, study)
     tell = lambda n, e: output.say(f"trial {n}, epoch {e.epoch}: accuracy {e.accuracy:.2%}")  # noqa: E731
-    run(wanted, found, net, images, trials, tell, output.live, Timed(tuple(processors(threads))))
+    run(wanted, found, net, images, trials, tell, output.live, Timed(tuple(processors(threads))), trains_on)
     known = result(found)
     rows = [
         (t["number"], t["state"], f"{t['accuracy']:.2%}" if t["accuracy"] is not None else "", *(f"{t['values'][n]:.4g}" for n in names))
         for t in known["trials"][:SHOWN]
         if t["values"].keys() >= set(names)
     ]
-    note = "accuracy on training images held out; check the best with jettison compress"
+    note = "accuracy on training images held out; the test images were not looked at"
     output.table(
         f"Study {study} in {storage}: {len(known['trials'])} trials", ("trial", "", ">accuracy", *(f">{n}" for n in names)), rows, note
     )
-    output.save({**known, "search": asdict(wanted), "storage": storage, **provenance()})
+    best = known["trials"][0]
+    if best["state"] == "complete":
+        file = str(json) if json is not None and str(json) != STDOUT else "FILE (of --json)"
+        output.say(f"The best as options of jettison compress: {options(wanted, best['values'], file)}")
+    output.save({**known, "device": str(trains_on), "search": asdict(wanted), "storage": storage, **provenance()})

@@ -73,9 +73,10 @@ def waterline(
     from ..bench import processors
     from ..bench.machine import provenance
     from ..bench.process import pinned
-    from ..bench.target import pattern_of
+    from ..bench.target import check_options, pattern_of
 
     output = Output(json)
+    check_options(target, pattern, image_size)
     if out is not None:
         check_writable(out)
     limits = load(machine) if machine else None
