@@ -30,7 +30,7 @@ class Settings:
     kept: N of every M is chosen layer by layer (`jettison.budget`), at the cost of this share in every layer; M, and what channels are
     permuted for, come from the pattern. budget: the cost, one of `budget.COSTS`.
     formats: (layer, pattern) of each layer instead, as a budget or a search found them; layers that are not named stay dense.
-    dense_epochs, epochs: of dense training and of sparse training. mixup: of all training but the dense network's, see `Recipe`.
+    dense_epochs, epochs: of dense training and of sparse training. mixup, hints: of all training but the dense network's, see `Recipe`.
     include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
@@ -65,6 +65,7 @@ class Settings:
     batch: int = 128
     bf16: bool = False
     distill: float = 0.5
+    hints: float = 0.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     remainder: str = "refuse"
@@ -121,6 +122,7 @@ class Settings:
         tables = self.method == job.METHOD
         for name, needs, there in (
             ("distill", "--teacher", self.teacher is not None or tables),
+            ("hints", "--teacher, and another method than tabconv", self.teacher is not None and not tables),
             ("budget", "--kept", self.kept is not None),
             ("ranges", "--element int8", self.element == "int8"),
             ("fit_images", "--method tabconv", tables),
@@ -209,6 +211,7 @@ class Settings:
             lr=self.lr * {"qat": QAT_LR, "tables": job.rate(self.pattern)}.get(stage, 1.0),
             weight_decay=DENSE_WEIGHT_DECAY if first else 0.0 if tables else self.weight_decay,
             distill=self.distill if (self.teacher or tables) and not first else 0.0,
+            hints=self.hints if self.teacher and not (first or tables) else 0.0,
             mixup=0.0 if first else self.mixup,
             bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
             seed=self.seed,

@@ -14,7 +14,7 @@ from .budget import DEFAULT_M, Cost, Formats, Kept, M, average_pattern, read_for
 from .compressed import as_json, measured, show
 from .picture import check_picture, draw
 from .tables import Json, Output, check_writable
-from .train import Device, Mixup
+from .train import Device, HintsOption, Mixup
 
 if TYPE_CHECKING:
     from ..personal import Personal
@@ -59,6 +59,7 @@ def compress(
         typer.Option(help="Distil from these weights of the same network; dense: the baseline itself; none. Default: none, crisp dense."),
     ] = None,
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
+    hints: HintsOption = 0.0,
     lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of sparse training.", min=0)] = 5e-5,
     mixup: Mixup = 0.0,
@@ -191,6 +192,7 @@ def compress(
         batch=batch,
         bf16=bf16,
         distill=distill,
+        hints=hints,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         remainder=remainder,

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 Mixup = Annotated[float, typer.Option(help="Mix images by shares from Beta(a, a) against overfitting few; 1 is usual, 0 off.", min=0)]
+HintsOption = Annotated[
+    float, typer.Option("--hints", help="Weight of the teacher's features in the loss, 1 for instance: against few images.", min=0)
+]
 Device = Annotated[str, typer.Option(help="What trains: cpu, cuda, or auto: a GPU if there is one.")]
 
 
@@ -59,6 +62,7 @@ def train(
     mixup: Mixup = 0.0,
     teacher: Annotated[Path | None, typer.Option(help="Distil from these weights of the same network, dense.")] = None,
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
+    hints: HintsOption = 0.0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster on processors that have it.")] = False,
     channels_last: Annotated[bool, typer.Option(help="Keep images channels-last in memory: faster convolutions.")] = True,
     augment: Annotated[bool, typer.Option(help="Random crops, and flips where they keep the class.")] = True,
@@ -97,13 +101,13 @@ def train(
     check_writable(out)
     if weights and backbone:
         raise TrainingError("--weights and --backbone: both say where training starts; give one")
-    _check_effects(pattern, teacher, {"method": method, "decay": decay, "ramp_epochs": ramp_epochs, "distill": distill})
+    _check_effects(pattern, teacher, {"method": method, "decay": decay, "ramp_epochs": ramp_epochs, "distill": distill, "hints": hints})
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = Recipe(
         epochs=epochs, batch=batch, optimizer=optimizer, lr=lr, warmup_epochs=warmup, weight_decay=weight_decay,  # type: ignore[arg-type]
         label_smoothing=label_smoothing, distill=distill if teacher else 0.0, bf16=bf16, channels_last=channels_last, augment=augment,
-        mixup=mixup, seed=seed, workers=workers,
+        mixup=mixup, hints=hints, seed=seed, workers=workers,
     )  # fmt: skip
     how = make_method(method, epochs, decay, ramp_epochs)
     path = checkpoint or Path(f"{out}.jettison-checkpoint")
@@ -134,7 +138,7 @@ def train(
 def _check_effects(pattern: str, teacher: Path | None, options: dict[str, Any]) -> None:
     """Errors: TrainingError for a choice that nothing would heed."""
     for name, value in options.items():
-        needs, there = ("--teacher", teacher is not None) if name == "distill" else ("--pattern", pattern != DENSE)
+        needs, there = ("--teacher", teacher is not None) if name in ("distill", "hints") else ("--pattern", pattern != DENSE)
         if value != signature(train).parameters[name].default and not there:
             raise no_effect(f"--{name.replace('_', '-')}", needs)
 

@@ -21,6 +21,7 @@ from .checkpoint import NOWHERE, load_checkpoint, save_checkpoint
 from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .depthwise import strided_in_float32
 from .distributed import Processes
+from .hints import Hints
 from .memory import freed_stays
 from .progress import Bar
 from .recipe import Recipe, make_optimizer
@@ -74,8 +75,8 @@ def fit(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split here; add its train files")
-    if teacher is None and recipe.distill > 0:
-        raise TrainingError("recipe: distill needs a teacher network")
+    if teacher is None and (recipe.distill > 0 or recipe.hints > 0):
+        raise TrainingError("recipe: distill and hints need a teacher network")
     run = _Run(model, data, recipe, sparsifier, teacher, processes, advance)
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
@@ -84,6 +85,8 @@ def fit(
         meanwhile.enter_context(freed_stays())
         if recipe.bf16 and run.device.type == "cpu":
             meanwhile.enter_context(strided_in_float32(model))
+        if run.hints is not None:
+            meanwhile.callback(run.hints.close)
         bar = meanwhile.enter_context(Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first))
         while len(run.history) < recipe.epochs:
             epoch = run.epoch(bar, checkpoint)
@@ -127,7 +130,8 @@ class _Run:
         self.model, self.data, self.recipe, self.sparsifier, self.processes = model, data, recipe, sparsifier, processes
         self.advance = advance
         self.device = next(model.parameters()).device
-        self.teacher = teacher.to(self.device).eval() if teacher is not None and recipe.distill > 0 else None
+        self.teacher = teacher.to(self.device).eval() if teacher is not None and (recipe.distill > 0 or recipe.hints > 0) else None
+        self.hints = Hints(model, self.teacher) if self.teacher is not None and recipe.hints > 0 else None
         self.steps = steps_per_epoch(data.train, recipe.batch)  # type: ignore[arg-type]
         self.shard = processes.shard(min(recipe.batch, len(data.train)))  # type: ignore[arg-type]
         if recipe.channels_last:
@@ -202,7 +206,7 @@ class _Run:
         return self.teacher(x).float() if self.teacher is not None else None
 
     def loss(self, scores: Tensor, y: Tensor, target: Tensor | None, share: float) -> Tensor:
-        """(1 − a)·CE(scores, y) + a·T²·KL(softmax(target/T) ‖ softmax(scores/T)): Hinton et al. 2015 (arXiv 1503.02531).
+        """(1 − a)·CE(scores, y) + a·T²·KL(softmax(target/T) ‖ softmax(scores/T)) + b·H: Hinton et al. 2015 (arXiv 1503.02531), hints.
 
         With `share` below 1, CE is the mean over both labels in these shares.
         """
@@ -214,7 +218,8 @@ class _Run:
             return hard
         a, t = self.recipe.distill, self.recipe.temperature
         soft = F.kl_div(F.log_softmax(scores / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True)
-        return (1 - a) * hard + a * t * t * soft
+        taught = (1 - a) * hard + a * t * t * soft
+        return taught if self.hints is None else taught + self.recipe.hints * self.hints.loss()
 
     def state(self) -> dict[str, Any]:
         return {

@@ -28,6 +28,7 @@ class Recipe:
     label_smoothing:  share of the target spread over all classes
     distill:          weight of the teacher's soft labels in the loss, 0 … 1
     temperature:      softmax temperature of those
+    hints:            weight of the teacher's features in the loss (`hints`), 0 for none; the teacher is the same network then
     mixup:            α of mixup, 0 for none: of each image and another of the batch λ·x + (1 − λ)·x′, λ from Beta(α, α) step by step,
                       with both labels in these shares; the teacher sees it too. Against learning few images by heart.
                       Zhang et al. 2018 (arXiv 1710.09412); with a teacher Beyer et al. 2022 (arXiv 2106.05237)
@@ -53,6 +54,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
+    hints: float = 0.0
     mixup: float = 0.0
     clip_norm: float = 0.0
     bf16: bool = False
@@ -63,7 +65,7 @@ class Recipe:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr", "warmup_epochs", "weight_decay", "mixup", "clip_norm", "workers", "seed"):
+        for name in ("epochs", "batch", "lr", "warmup_epochs", "weight_decay", "hints", "mixup", "clip_norm", "workers", "seed"):
             low = 1 if name == "batch" else 0
             if not low <= getattr(self, name) < math.inf:
                 raise TrainingError(f"recipe: {name} must be a number >= {low}, got {getattr(self, name)}")
