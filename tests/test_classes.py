@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jettison.errors import DataError, ModelError
-from jettison.training.data import class_indices, classifier, load, only_classes, shrink_head
+from jettison.training.data import class_indices, classifier, load, only_classes, shrink_head, with_others
 from jettison.training.data.dataset import StoredImages
 
 
@@ -62,3 +62,30 @@ def test_a_shrunk_head_gives_the_scores_of_the_chosen_classes() -> None:
         shrink_head(model, [0, 1], 10)
     with pytest.raises(ModelError, match="no convolution and no linear layer"):
         classifier(nn.ReLU())
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_other_images_are_drawn_for_each_epoch(memory: bool) -> None:
+    data = load("digits")
+    assert data.train is not None
+    if not memory:
+        data = replace(data, train=replace(data.train, images=StoredImages(np.asarray(data.train.images))))
+    few = only_classes(data, [2, 7], "keep")
+    both = with_others(few, data, 0.75)
+    assert few.train is not None and both.train is not None and both.test is few.test
+    count = len(few.train)
+    assert both.train.epoch == pytest.approx(4 * count, abs=2)
+    seen = []
+    for epoch in (0, 0, 1):
+        order = both.train.order(torch.Generator().manual_seed(epoch)).numpy()
+        assert len(set(order)) == len(order) == both.train.epoch
+        labels = both.train.labels[order]
+        assert np.isin(labels, [2, 7]).sum() == count
+        seen.append(order)
+    assert (seen[0] == seen[1]).all() and set(seen[0]) != set(seen[2])
+    place = int(seen[0][np.isin(both.train.labels[seen[0]], [2, 7], invert=True)][0])
+    image, label = np.asarray(both.train.images[place]), both.train.labels[place]
+    assert any((np.asarray(data.train.images[int(i)]) == image).all() for i in np.flatnonzero(data.train.labels == label))
+    assert with_others(few, data, 0.0) is few
+    most = with_others(few, data, 0.999).train
+    assert most is not None and most.epoch == len(data.train)

@@ -147,7 +147,21 @@ def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_a
     assert result.code == 0, result.err
     assert json.loads(found.read_text())["settings"]["teacher"] is None
     assert all(words in result.out for words in ("What is left of each layer", "old.jettison-checkpoint: to change the classes later"))
-    result = call(*command, "--from", tmp_path / "old.jettison-checkpoint", "--classes", "2,5", "--hints", 1, "-o", new, "--json", found)
+    result = call(
+        *command,
+        "--from",
+        tmp_path / "old.jettison-checkpoint",
+        "--classes",
+        "2,5",
+        "--hints",
+        1,
+        "--others",
+        0.5,
+        "-o",
+        new,
+        "--json",
+        found,
+    )
     assert result.code == 0, result.err
     made = json.loads(found.read_text())["settings"]
     assert (made["method"], made["pattern"], made["head"], made["teacher"]) == ("crisp", "16x16/2:4", "shrink", "dense")

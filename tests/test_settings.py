@@ -20,6 +20,7 @@ TABLES = {"pattern": "lut9", "method": "tabconv", "element": "int8"}
         ({"distill": 0.9}, "--distill", "--teacher"),
         ({"hints": 1.0}, "--hints", "--teacher"),
         ({**TABLES, "teacher": "dense", "hints": 1.0}, "--hints", "--teacher, and another method"),
+        ({"others": 0.5}, "--others", "--classes, and another method"),
         ({"budget": "latency"}, "--budget", "--kept"),
         ({"ranges": "minmax"}, "--range", "--element int8"),
         ({"fit_images": 64}, "--fit-images", "--method tabconv"),
@@ -42,6 +43,7 @@ def test_a_choice_without_effect_names_what_it_lacks(choices: dict[str, Any], op
     "choices",
     [
         {"distill": 0.9, "teacher": "dense", "hints": 1.0},
+        {"classes": ("cat", "dog"), "others": 0.5},
         {"kept": 0.25, "pattern": "4:16", "budget": "latency"},
         {"element": "int8", "ranges": "minmax"},
         {**TABLES, "fit_images": 64, "criterion": "top1", "budget_ops": 0.5, "distill": 0.9},

@@ -50,7 +50,17 @@ from .runtime import Session
 from .settings import Settings
 from .tabconv import LayerFit, job
 from .training import Advance, Epoch, fit, on
-from .training.data import DataSet, class_indices, classifier, normalise, only_classes, shrink_head, test_batches, train_batches
+from .training.data import (
+    DataSet,
+    class_indices,
+    classifier,
+    normalise,
+    only_classes,
+    shrink_head,
+    test_batches,
+    train_batches,
+    with_others,
+)
 from .zoo import build, load_weights
 
 SALIENCY_BATCHES = 64  # at most, per selection
@@ -127,7 +137,7 @@ def compress(
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
         if stage != "dense" and settings.teacher is not None:
             guide = dense if settings.teacher == "dense" else teacher
-        seen = data if stage == "dense" else learnt
+        seen = data if stage == "dense" else with_others(learnt, data, settings.others)
         say = lambda e: tell(stage + part, e)  # noqa: E731
         with on(device, net, guide):
             run = lambda: fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress, advance=advance)  # noqa: E731

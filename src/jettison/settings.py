@@ -35,7 +35,8 @@ class Settings:
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
     rounding (`methods.qat`), at a tenth of the learning rate.
-    classes: names of those that matter, all if empty; everything after dense training sees only their images. head: "keep" all
+    classes: names of those that matter, all if empty; everything after dense training sees only their images. others: share of what
+    training then sees that is of the other classes all the same, others in each epoch. head: "keep" all
     outputs or "shrink" them to the classes, after training (tables: before).
     Method crisp: sparsity to reach over the prunable weights, None for what the pattern
     says; start: path of a personalised network's checkpoint to start from (`personal`).
@@ -77,6 +78,7 @@ class Settings:
     keep_float: int = 0
     qat_epochs: int = 0
     classes: tuple[str, ...] = ()
+    others: float = 0.0
     head: str = "keep"
     sparsity: float | None = None
     start: str | None = None
@@ -123,6 +125,7 @@ class Settings:
         for name, needs, there in (
             ("distill", "--teacher", self.teacher is not None or tables),
             ("hints", "--teacher, and another method than tabconv", self.teacher is not None and not tables),
+            ("others", "--classes, and another method than tabconv", bool(self.classes) and not tables),
             ("budget", "--kept", self.kept is not None),
             ("ranges", "--element int8", self.element == "int8"),
             ("fit_images", "--method tabconv", tables),
@@ -153,6 +156,8 @@ class Settings:
                 raise TrainingError(f"--{what} belongs to method crisp; {self.method} takes its sparsity from the pattern")
         if self.start is not None and (self.weights is not None or self.dense_epochs):
             raise TrainingError("--from brings its own dense weights; leave out --weights and --dense-epochs")
+        if not 0 <= self.others < 1:
+            raise TrainingError(f"others is a share from 0 to below 1, got {self.others}{instead_of_percent(self.others)}")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise TrainingError(f"sparsity is a share between 0 and 1, got {self.sparsity}{instead_of_percent(self.sparsity)}")
         if self.sparsity is not None and isinstance(self.format, Block) and self.format.keep < 1:

@@ -90,6 +90,10 @@ def compress(
     classes: Annotated[
         str | None, typer.Option(help="The classes that matter, with commas, or @FILE with one a line. Default: all.", metavar="NAMES")
     ] = None,
+    others: Annotated[
+        float,
+        typer.Option(help="With --classes: share of images of other classes in sparse training, others in each epoch; against few images."),
+    ] = 0.0,
     head: Annotated[
         str | None,
         typer.Option(
@@ -204,6 +208,7 @@ def compress(
         keep_float=keep_float,
         qat_epochs=qat_epochs,
         classes=_names(classes),
+        others=others,
         head=head or "keep",
         sparsity=sparsity,
         start=str(start) if start else None,

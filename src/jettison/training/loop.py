@@ -133,7 +133,7 @@ class _Run:
         self.teacher = teacher.to(self.device).eval() if teacher is not None and (recipe.distill > 0 or recipe.hints > 0) else None
         self.hints = Hints(model, self.teacher) if self.teacher is not None and recipe.hints > 0 else None
         self.steps = steps_per_epoch(data.train, recipe.batch)  # type: ignore[arg-type]
-        self.shard = processes.shard(min(recipe.batch, len(data.train)))  # type: ignore[arg-type]
+        self.shard = processes.shard(min(recipe.batch, data.train.epoch))  # type: ignore[arg-type]
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trained = processes.wrap(model, self.device, recipe.sync_batchnorm)

@@ -17,7 +17,7 @@ from ...errors import DataError
 from ...file import cache_folder
 from .batches import Batch, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .cifar import read_cifar10, read_cifar100
-from .classes import HEADS, class_indices, classifier, only_classes, shrink_head
+from .classes import HEADS, class_indices, classifier, only_classes, shrink_head, with_others
 from .dataset import IMAGENET_MEAN, IMAGENET_STD, DataSet, Raw, Split, StoredImages
 from .digits import read_digits
 from .fetch import fetch
@@ -29,7 +29,7 @@ from .tiny_imagenet import read_tiny_imagenet
 
 __all__ = [
     "DATASETS", "HEADS", "Batch", "DataSet", "Entry", "Shard", "Split", "class_indices", "classifier", "load", "mixed_seed",
-    "normalise", "only_classes", "shrink_head", "steps_per_epoch", "test_batches", "train_batches",
+    "normalise", "only_classes", "shrink_head", "steps_per_epoch", "test_batches", "train_batches", "with_others",
 ]  # fmt: skip
 
 LARGE_SIZE = 224  # pixels the network sees of images that are decoded one at a time

@@ -34,7 +34,7 @@ class Shard:
 
 def steps_per_epoch(split: Split, batch: int) -> int:
     """Full batches only: a short last batch would unbalance processes and batch statistics. At least 1."""
-    return max(1, len(split) // batch)
+    return max(1, split.epoch // batch)
 
 
 def train_batches(
@@ -45,7 +45,7 @@ def train_batches(
     if split is None:
         raise DataError(f"{data.name} has no training split here; add its train files")
     generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
-    order = torch.randperm(len(split), generator=generator)
+    order = split.order(generator)
     parts = [order[i * batch : (i + 1) * batch] for i in range(steps_per_epoch(split, batch))]
     if not split.in_memory:
         yield from _decoded(split, [shard.of(p) for p in parts], data, seed=mixed_seed(seed, epoch) if augment else None, workers=workers)

@@ -94,6 +94,21 @@ def _only(data: DataSet, split: Split, which: str, label: dict[int, int]) -> Spl
     return Split(images, labels)
 
 
+def with_others(few: DataSet, data: DataSet, share: float) -> DataSet:
+    """`few`, some classes of `data` with its labels, and in each epoch of training as many other images, by lot, as make up `share`.
+
+    share: 0 … below 1. Test images stay those of `few`. There may be fewer others than that; then all are seen.
+    """
+    if few.train is None or data.train is None or share <= 0:
+        return few
+    own, labels = np.unique(few.train.labels), data.train.labels
+    mine, others = np.flatnonzero(np.isin(labels, own)), np.flatnonzero(~np.isin(labels, own))
+    order = np.concatenate([mine, others])
+    images = data.train.images[order] if isinstance(data.train.images, np.ndarray) else ChosenImages(data.train.images, order)
+    drawn = min(round(len(mine) * share / (1 - share)), len(others))
+    return replace(few, train=Split(images, labels[order], len(mine), drawn))
+
+
 def classifier(model: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:
     """Name and layer whose outputs are the scores: the last Conv2d or Linear. Errors: ModelError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,13 +22,31 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """images: uint8 (n, h, w, c) in memory, or `Images`. labels: int64 (n,)."""
+    """images: uint8 (n, h, w, c) in memory, or `Images`. labels: int64 (n,).
+
+    drawn: how many of the images after the first `always` an epoch has, by lot; all of them unless given.
+    """
 
     images: np.ndarray | Images = field(repr=False)
     labels: np.ndarray = field(repr=False)
+    always: int = 0
+    drawn: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def epoch(self) -> int:
+        """Images of one epoch of training."""
+        return len(self) if self.drawn is None else self.always + self.drawn
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Indices of one epoch, shuffled."""
+        if self.drawn is None:
+            return torch.randperm(len(self), generator=generator)
+        others = self.always + torch.randperm(len(self) - self.always, generator=generator)[: self.drawn]
+        both = torch.cat([torch.arange(self.always), others])
+        return both[torch.randperm(len(both), generator=generator)]
 
     @property
     def in_memory(self) -> bool:
