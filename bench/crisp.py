@@ -80,6 +80,7 @@ class Subject:
 
 
 TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.007, "mixup": 1.0}  # 100 images a class are soon learnt by heart
+FEW = {"mixup": 1.0, "hints": 1.0, "others": 0.5, "stem_stride": 2}
 
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
@@ -88,10 +89,8 @@ SUBJECTS = {
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, stem_stride=2, backbone="vgg16_bn", **TINY),
-    "mobilenetv2_100-tiny": Subject(  # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
-        "mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 120, 5: 50, 10: 28}, lr=0.1, mixup=1.0, hints=1.0, others=0.5,
-        stem_stride=2,
-    ),  # fmt: skip
+    # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
+    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 120, 5: 50, 10: 28}, lr=0.1, **FEW),
 }
 
 
