@@ -138,6 +138,26 @@ def test_checkpoints_of_other_networks_are_refused(job, tmp_path) -> None:
             personal.load(path)
 
 
+def test_a_damaged_checkpoint_is_never_a_bug_of_ours(job, tmp_path) -> None:
+    """Any byte may have changed: it loads, or it says what is wrong."""
+    path = tmp_path / "old.jettison-checkpoint"
+    old = job[3].personal
+    few = {"a": torch.ones(3)}
+    personal.save(replace(old, dense=few, weights=few, masks={"a": few["a"] > 0}), path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for i in range(0, len(whole), 7):
+        data = bytearray(whole)
+        data[i] ^= int(rng.integers(1, 256))
+        path.write_bytes(data if i % 2 else data[:i])
+        try:
+            personal.load(path)
+        except CheckpointError as e:
+            refused += str(path) in str(e)
+    assert refused > 50
+
+
 def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_all_again(call, tmp_path) -> None:
     (tmp_path / "own.py").write_text(NET)
     command = ("compress", f"{tmp_path}/own.py:net", "--data", "digits", "--size", 16, "--epochs", 2, "--threads", 1, "--runs", 1)
