@@ -145,17 +145,16 @@ def test_a_damaged_checkpoint_is_never_a_bug_of_ours(job, tmp_path) -> None:
     few = {"a": torch.ones(3)}
     personal.save(replace(old, dense=few, weights=few, masks={"a": few["a"] > 0}), path)
     whole = path.read_bytes()
-    rng = np.random.default_rng(0)
     refused = 0
-    for i in range(0, len(whole), 7):
+    for i in range(0, len(whole), 2):
         data = bytearray(whole)
-        data[i] ^= int(rng.integers(1, 256))
-        path.write_bytes(data if i % 2 else data[:i])
+        data[i] ^= (1, 8, 4, 16)[i // 2 % 4]
+        path.write_bytes(data if i % 9 else data[:i])
         try:
             personal.load(path)
         except CheckpointError as e:
             refused += str(path) in str(e)
-    assert refused > 50
+    assert refused > len(whole) / 8
 
 
 def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_all_again(call, tmp_path) -> None:
