@@ -85,7 +85,7 @@ FEW = {"mixup": 1.0, "hints": 1.0, "others": 0.5, "stem_stride": 2}
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 4}, dense_lr=0.05),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 8}, dense_lr=0.05, hints=1.0),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, stem_stride=2, backbone="vgg16_bn", **TINY),
