@@ -117,6 +117,7 @@ def compress(
     tables = settings.method == job.METHOD
     mine = only_classes(data, chosen, settings.head) if settings.classes else data
     learnt = mine if tables or settings.head == "keep" else only_classes(data, chosen, "keep")  # scores of all outputs teach more
+    learnt_from = with_others(learnt, data, settings.others)
     dense, old = _start(settings, data)
     _refuse(dense, settings, data)
     if settings.head == "shrink":
@@ -137,7 +138,7 @@ def compress(
         recipe, path = settings.recipe(stage, epochs), folder / f"{stage}{part}.pt"
         if stage != "dense" and settings.teacher is not None:
             guide = dense if settings.teacher == "dense" else teacher
-        seen = data if stage == "dense" else with_others(learnt, data, settings.others)
+        seen = data if stage == "dense" else learnt_from
         say = lambda e: tell(stage + part, e)  # noqa: E731
         with on(device, net, guide):
             run = lambda: fit(net, seen, recipe, handle, guide, path, resume, say, progress=progress, advance=advance)  # noqa: E731

@@ -82,7 +82,8 @@ def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor]
     masks = handle.masks()
     first = {id(weight): name for name, (weight, _) in handle.weights().items()}  # of the layers that share it
     shared = {n: m for n, m in net.named_modules(remove_duplicate=False) if parametrize.is_parametrized(m, "weight")}
-    return state, {n: masks[first[id(m.parametrizations.weight.original)]] for n, m in shared.items()}  # type: ignore[union-attr,index]
+    weights = {n: getattr(m.parametrizations.weight, "original", None) for n, m in shared.items()}  # type: ignore[union-attr]
+    return state, {n: masks[first[id(w)]] for n, w in weights.items() if id(w) in first}  # others are parametrized by the user
 
 
 def resumed(old: Personal, chosen: Sequence[int], head: str) -> dict[str, Tensor]:
