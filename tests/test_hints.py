@@ -86,5 +86,5 @@ def test_a_pruned_network_comes_nearer_to_the_features_that_it_is_told(tmp_path)
     handle = sparsify_(again, NM(1, 8), SRSTE())
     fit(again, data, replace(recipe, hints=1.0), handle, dense, tmp_path / "1.0.pt", resume=True, progress=False)
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in models[1.0].state_dict().items())
-    with pytest.raises(TrainingError, match="hints need a teacher"):
+    with pytest.raises(TrainingError, match="recipe: hints needs a teacher network"):
         fit(again, data, Recipe(hints=1.0), progress=False)

@@ -75,8 +75,9 @@ def fit(
     """
     if data.train is None:
         raise DataError(f"{data.name} has no training split here; add its train files")
-    if teacher is None and (recipe.distill > 0 or recipe.hints > 0):
-        raise TrainingError("recipe: distill and hints need a teacher network")
+    for name in ("distill", "hints"):
+        if teacher is None and getattr(recipe, name) > 0:
+            raise TrainingError(f"recipe: {name} needs a teacher network")
     run = _Run(model, data, recipe, sparsifier, teacher, processes, advance)
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
     if resume and checkpoint is not None and checkpoint.is_file():
