@@ -166,28 +166,15 @@ def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_a
     assert result.code == 0, result.err
     assert json.loads(found.read_text())["settings"]["teacher"] is None
     assert all(words in result.out for words in ("What is left of each layer", "old.jettison-checkpoint: to change the classes later"))
-    result = call(
-        *command,
-        "--from",
-        tmp_path / "old.jettison-checkpoint",
-        "--classes",
-        "2,5",
-        "--hints",
-        1,
-        "--others",
-        0.5,
-        "-o",
-        new,
-        "--json",
-        found,
-    )
+    start = (*command, "--from", tmp_path / "old.jettison-checkpoint")
+    result = call(*start, "--classes", "2,5", "--hints", 1, "--others", 0.5, "-o", new, "--json", found)
     assert result.code == 0, result.err
     made = json.loads(found.read_text())["settings"]
     assert (made["method"], made["pattern"], made["head"], made["teacher"]) == ("crisp", "16x16/2:4", "shrink", "dense")
     assert made["sparsity"] == personal.sparsity_of(personal.load(tmp_path / "old.jettison-checkpoint")) >= 0.8
     assert Session(new).outputs[0].shape == (2,)
     again = tmp_path / "again.2"
-    result = call(*command, "--from", tmp_path / "old.jettison-checkpoint", "--pattern", "16x16/2:4@25%", "-o", again, "--json", found)
+    result = call(*start, "--pattern", "16x16/2:4@25%", "-o", again, "--json", found)
     assert result.code == 0, result.err
     made = json.loads(found.read_text())["settings"]
     assert (made["head"], made["sparsity"]) == ("keep", None)  # of all classes, no head is left to shrink

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from .errors import CheckpointError
 from .methods import Sparsifier
@@ -79,11 +78,7 @@ def trained_state(handle: Sparsifier, net: nn.Module) -> tuple[dict[str, Tensor]
         plain = name.replace(".parametrizations.weight.original", ".weight").removeprefix("parametrizations.weight.")
         if ".parametrizations." not in plain:
             state[plain] = tensor.detach().clone()
-    masks = handle.masks()
-    first = {id(weight): name for name, (weight, _) in handle.weights().items()}  # of the layers that share it
-    shared = {n: m for n, m in net.named_modules(remove_duplicate=False) if parametrize.is_parametrized(m, "weight")}
-    weights = {n: getattr(m.parametrizations.weight, "original", None) for n, m in shared.items()}  # type: ignore[union-attr]
-    return state, {n: masks[first[id(w)]] for n, w in weights.items() if id(w) in first}  # others are parametrized by the user
+    return state, handle.layer_masks()
 
 
 def resumed(old: Personal, chosen: Sequence[int], head: str) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module
+import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -112,7 +112,7 @@ def average_pattern(pattern: str | None, kept: float | None, m: int, formats: tu
 def read_formats(path: Path) -> tuple[tuple[str, str], ...]:
     """(layer, format) from the JSON of `jettison budget`, or of the best trial of `jettison search`. Errors: PatternError."""
     try:
-        found = json_module.loads(path.read_text())
+        found = json.loads(path.read_text())
         formats = found["formats"] if "formats" in found else next(t for t in found["trials"] if t["state"] == "complete")["formats"]
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as e:
         raise PatternError(f"--formats {path}: no result of `jettison budget --json`, nor of `search --json` with a finished trial") from e

@@ -139,6 +139,11 @@ class Sparsifier:
             return {name: keep_mask(weight, p.fmt) for name, (weight, p) in self._weights.items()}
         return {name: p.mask(weight).clone() for name, (weight, p) in self._weights.items()}
 
+    def layer_masks(self) -> dict[str, Tensor]:
+        """`masks` under the name of every layer: a shared weight appears once for each that has it."""
+        own, first = self.masks(), {id(p): name for name, (_, p) in self._weights.items()}
+        return {name: own[first[id(p)]] for name, p in self._masking.items()}
+
     def sad(self, since: Mapping[str, Tensor] | None = None) -> SAD:
         """Divergence of the masks since the last call (first call: since `sparsify_`) or since the given `masks()`."""
         now = self.masks()

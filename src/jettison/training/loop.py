@@ -80,14 +80,14 @@ def fit(
             raise TrainingError(f"recipe: {name} needs a teacher network")
     run = _Run(model, data, recipe, sparsifier, teacher, processes, advance)
     about = {"data": data.name, "size": str(data.size), "classes": str(len(data.classes)), **origin}
-    if resume and checkpoint is not None and checkpoint.is_file():
-        run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
     with ExitStack() as meanwhile:
+        if run.hints is not None:
+            meanwhile.callback(run.hints.close)
+        if resume and checkpoint is not None and checkpoint.is_file():
+            run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
         meanwhile.enter_context(freed_stays())
         if recipe.bf16 and run.device.type == "cpu":
             meanwhile.enter_context(strided_in_float32(model))
-        if run.hints is not None:
-            meanwhile.callback(run.hints.close)
         bar = meanwhile.enter_context(Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first))
         while len(run.history) < recipe.epochs:
             epoch = run.epoch(bar, checkpoint)

@@ -90,8 +90,11 @@ def _only(data: DataSet, split: Split, which: str, label: dict[int, int]) -> Spl
             raise DataError(f"class {data.classes[old]!r} has no {which} images in {data.name}; leave it out or add some")
     chosen = np.flatnonzero(np.isin(split.labels, list(label)))
     labels = np.array([label[int(i)] for i in split.labels[chosen]], np.int64)
-    images = split.images[chosen] if isinstance(split.images, np.ndarray) else ChosenImages(split.images, chosen)
-    return Split(images, labels)
+    return Split(_picked(split.images, chosen), labels)
+
+
+def _picked(images: np.ndarray | Images, indices: np.ndarray) -> np.ndarray | Images:
+    return images[indices] if isinstance(images, np.ndarray) else ChosenImages(images, indices)
 
 
 def with_others(few: DataSet, data: DataSet, share: float) -> DataSet:
@@ -104,9 +107,8 @@ def with_others(few: DataSet, data: DataSet, share: float) -> DataSet:
     own, labels = np.unique(few.train.labels), data.train.labels
     mine, others = np.flatnonzero(np.isin(labels, own)), np.flatnonzero(~np.isin(labels, own))
     order = np.concatenate([mine, others])
-    images = data.train.images[order] if isinstance(data.train.images, np.ndarray) else ChosenImages(data.train.images, order)
     drawn = min(round(len(mine) * share / (1 - share)), len(others))
-    return replace(few, train=Split(images, labels[order], len(mine), drawn))
+    return replace(few, train=Split(_picked(data.train.images, order), labels[order], len(mine), drawn))
 
 
 def classifier(model: nn.Module) -> tuple[str, nn.Conv2d | nn.Linear]:
