@@ -165,15 +165,18 @@ class Settings:
 
     def _check_formats(self) -> None:
         """Errors: PatternError, also for settings that choose otherwise which layers have what."""
-        wrong = [f"{name} {text}" for name, text in self.formats if not isinstance(parse(text), NM | Dense)]
+        if not self.formats:
+            return
+        by_layer = self.by_layer
+        wrong = [f"{name} {f}" for name, f in by_layer.items() if not isinstance(f, NM | Dense)]
         if wrong:
             raise PatternError(f"--formats: layers have N:M or are dense, not {wrong[0]}")
-        if self.formats and all(isinstance(f, Dense) for f in self.by_layer.values()):
+        if all(isinstance(f, Dense) for f in by_layer.values()):
             raise PatternError("--formats: all layers are dense, so there is nothing to prune")
-        for name, needs in (("kept", None), ("permute", False), ("reconstruct", False), ("include", ()), ("exclude", ())):
-            if self.formats and getattr(self, name) != needs:
+        for name in ("kept", "permute", "reconstruct", "include", "exclude"):
+            if getattr(self, name) != DEFAULTS[name]:
                 raise PatternError(f"--formats says the pattern of each layer; leave out --{name}")
-        if self.formats and self.method in ("crisp", job.METHOD):
+        if self.method in ("crisp", job.METHOD):
             raise PatternError(f"--formats is for N:M; method {self.method} chooses by itself: leave it out")
 
     @property
