@@ -4,6 +4,7 @@
     python bench/crisp.py --data-dir DATA --network resnet20_cifar --classes 2 --draws 1
     python bench/crisp.py --data-dir DATA --list                 what is done and what is next
     python bench/crisp.py --data-dir DATA --collect              only write the result file from what is done
+    python bench/crisp.py --data-dir DATA --network vgg16_bn --classes 5 --variants crisp --set lr=0.06,epochs=4     a trial
 
 Each network is trained dense on all classes first, from --backbone or its own if there is one (the classifier, and what else does not
 fit, start anew). Then, for every number of classes and every draw of classes, all variants start from it and learn from its scores too,
@@ -15,8 +16,9 @@ with one recipe and equal epochs:
     nm            N:M alone, by magnitude (SR-STE)          from          CRISP from the former draw (--from), half of the epochs
 
 With --ranks sum the layers compete by plain sums of saliency and every step has equal epochs, as published; by default as in
-`methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images. The queue lives in files as in
-bench/accuracy.py: it may be killed at any moment and started again, and several processes may work at it.
+`methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images; where these are few, their mean
+cross-entropy tells settings apart sooner. The queue lives in files as in bench/accuracy.py: it may be killed at any moment and started
+again, and several processes may work at it. A trial, with settings of its own, stays out of it: it has a result file of its own.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accuracy import locked, replace_json
 from torch import nn
 
@@ -42,10 +45,11 @@ from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, evaluate, fit, on
-from jettison.training.data import DataSet, classifier, load, normalise, only_classes, shrink_head, train_batches, with_others
+from jettison.training.data import DataSet, classifier, load, normalise, only_classes, shrink_head, test_batches, train_batches, with_others
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
+TRIALS = RESULT.with_name("crisp_trials.json")
 SPARSITY = 0.92
 DISTILL = 0.9  # weight of the dense network's scores in what is learnt: chosen classes may have few images
 VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
@@ -90,7 +94,7 @@ SUBJECTS = {
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, {2: 90, 5: 45, 10: 30}, backbone="vgg16_bn", **FEW),
     # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
-    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 120, 5: 50, 10: 28}, lr=0.1, **FEW),
+    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 200, 5: 50, 10: 50}, lr=0.1, **FEW),
 }
 
 
@@ -101,15 +105,21 @@ class Run:
     draw: int
     variant: str
     ranks: str = "mean"
+    changes: tuple[tuple[str, float], ...] = ()  # of a trial: settings by name
 
     @property
     def name(self) -> str:
-        published = self.ranks == "sum" and self.variant not in UNRANKED
-        return f"{self.network}-{self.count}-{self.draw}-{self.variant}{'-sum' if published else ''}"
+        published = "-sum" if self.ranks == "sum" and self.variant not in UNRANKED else ""
+        return f"{self.network}-{self.count}-{self.draw}-{self.variant}{published}" + "".join(f"-{k}={v:g}" for k, v in self.changes)
 
     @property
     def method(self) -> CRISP:
-        return CRISP(use="magnitude" if self.variant == "magnitude" else "class", **(PUBLISHED if self.ranks == "sum" else {}))
+        method = CRISP(use="magnitude" if self.variant == "magnitude" else "class", **(PUBLISHED if self.ranks == "sum" else {}))
+        return replace(method, **self.changed(CRISP))
+
+    def changed(self, settings: type) -> dict[str, Any]:
+        """The changes that are settings of this kind."""
+        return {k: v for k, v in self.changes if k in {f.name for f in fields(settings)}}
 
     def chosen(self, classes: int) -> list[int]:
         """The draw's classes: the first `count` of a permutation, so that 2 are among 5 of the same draw."""
@@ -118,10 +128,10 @@ class Run:
 
 def main() -> None:
     args = arguments()
-    args.state.mkdir(parents=True, exist_ok=True)
+    args.runs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     runs = [
-        Run(network, count, draw, variant, args.ranks)
+        Run(network, count, draw, variant, args.ranks, args.set)
         for network in args.network
         for draw in range(args.draws)
         for count in SUBJECTS[network].epochs
@@ -143,7 +153,7 @@ def main() -> None:
 def work_off(run: Run, args: argparse.Namespace, wait: bool) -> None:
     if run.name in finished(args):
         return
-    with locked(args.state / f"{run.name}.lock", wait) as mine:
+    with locked(args.runs / f"{run.name}.lock", wait) as mine:
         if mine and run.name not in finished(args):
             train(run, args)
             write(args)
@@ -151,18 +161,20 @@ def work_off(run: Run, args: argparse.Namespace, wait: bool) -> None:
 
 def train(run: Run, args: argparse.Namespace) -> None:
     """One run; leaves its numbers and, of crisp, its checkpoint for `from`."""
-    subject = SUBJECTS[run.network]
+    subject = replace(SUBJECTS[run.network], **{k: v for k, v in run.changed(Subject).items() if k != "epochs"})
     data = load(subject.data, args.data_dir)
     dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
     seen = with_others(few, data, subject.others)
     shares = {"dense": 0, "from": 0.5}
-    model, epochs = copy.deepcopy(dense), int(shares.get(run.variant, 1) * subject.epochs[run.count])
-    recipe = Recipe(
-        epochs=epochs, batch=64, lr=subject.lr, weight_decay=5e-5, distill=DISTILL, mixup=subject.mixup, hints=subject.hints,
-        seed=run.draw, bf16=args.bf16,
-    )  # fmt: skip
+    model = copy.deepcopy(dense)
+    settings = {
+        "batch": 64, "lr": subject.lr, "weight_decay": 5e-5, "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints,
+        "seed": run.draw, "bf16": args.bf16, "epochs": subject.epochs[run.count],
+    } | run.changed(Recipe)  # fmt: skip
+    epochs = int(shares.get(run.variant, 1) * settings["epochs"])
+    recipe = Recipe(**settings | {"epochs": epochs})
     handle, old = None, None
     if run.variant == "nm":
         handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
@@ -174,26 +186,37 @@ def train(run: Run, args: argparse.Namespace) -> None:
         prune(run, model, handle, seen, data if run.variant == "blind" else few, recipe, dense, old, args)
     if epochs and (handle is None or run.variant == "nm"):
         with on(args.device, model, dense):
-            fit(model, seen, recipe, handle, dense, args.state / f"{run.name}.pt", resume=True, progress=False)
+            fit(model, seen, recipe, handle, dense, args.runs / f"{run.name}.pt", resume=True, progress=False)
     sparsity = handle.sparsity() if handle else 0.0
     if handle is not None:
         if run.variant == "crisp":
             state, masks = personal.trained_state(handle, model)
             keep = personal.Personal(subject.model, list(data.classes), chosen, "keep", "", dense.state_dict(), state, masks)
-            personal.save(keep, args.state / f"{run.name}.jettison-checkpoint")
+            personal.save(keep, args.runs / f"{run.name}.jettison-checkpoint")
         handle.finish()
     shrink_head(model, chosen, len(data.classes))
-    accuracy = evaluate(model, only_classes(data, chosen, "shrink"))
+    judged = only_classes(data, chosen, "shrink")
+    accuracy, entropy = evaluate(model, judged), cross_entropy(model, judged)
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
-        "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method), "sparsity": sparsity,
-        "recipe": asdict(recipe), "others": subject.others, "dense": origin, "threads": args.threads, "device": str(args.device),
-        **provenance(),
+        "cross_entropy": entropy, "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method),
+        "sparsity": sparsity, "recipe": asdict(recipe), "others": subject.others, "dense": origin, "threads": args.threads,
+        "device": str(args.device), **provenance(),
     }  # fmt: skip
-    replace_json(args.state / f"{run.name}.json", record)
-    print(f"{run.name}  accuracy {accuracy:.2%}  sparsity {sparsity:.2%}", flush=True)
-    for part in args.state.glob(f"{run.name}*.pt"):
-        part.unlink()
+    replace_json(args.runs / f"{run.name}.json", record)
+    print(f"{run.name}  accuracy {accuracy:.2%}  cross-entropy {entropy:.3f}  sparsity {sparsity:.2%}", flush=True)
+    for part in (args.runs / f"{run.name}.pt", *args.runs.glob(f"{run.name}-[0-9]*.pt")):
+        part.unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def cross_entropy(model: nn.Module, data: DataSet) -> float:
+    """Mean over the test images, in nats. The model is in evaluation mode."""
+    device = next(model.parameters()).device
+    total = 0.0
+    for x, y in test_batches(data, 250):
+        total += F.cross_entropy(model(normalise(x.to(device), data)), y.to(device), reduction="sum").item()
+    return total / len(data.test)
 
 
 def blocks(run: Run, model: nn.Module, subject: Subject) -> Sparsifier:
@@ -221,7 +244,7 @@ def prune(
         hybrid.select(gradients, target)
         part = Recipe(**{**asdict(recipe), "epochs": epochs})
         with on(args.device, model, dense):
-            fit(model, seen, part, handle, dense, args.state / f"{run.name}-{i}.pt", resume=True, progress=False)
+            fit(model, seen, part, handle, dense, args.runs / f"{run.name}-{i}.pt", resume=True, progress=False)
         hybrid.follow()
 
 
@@ -232,10 +255,10 @@ def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.
 
 def former(run: Run, args: argparse.Namespace) -> personal.Personal:
     """The network of the draw before this one, the last one's for the first; made if it is missing."""
-    other = Run(run.network, run.count, (run.draw - 1) % max(args.draws, 2), "crisp", run.ranks)
-    path = args.state / f"{other.name}.jettison-checkpoint"
+    other = replace(run, draw=(run.draw - 1) % max(args.draws, 2), variant="crisp")
+    path = args.runs / f"{other.name}.jettison-checkpoint"
     if not path.is_file():
-        with locked(args.state / f"{other.name}.lock", True):
+        with locked(args.runs / f"{other.name}.lock", True):
             if not path.is_file():
                 train(other, args)
     return personal.load(path)
@@ -291,7 +314,7 @@ def dense_record(network: str, args: argparse.Namespace) -> dict[str, Any]:
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name → numbers of every finished run: this machine's and those committed before."""
     committed = json.loads(args.result.read_text())["crisp"] if args.result.is_file() else []
-    here = [json.loads(p.read_text()) for p in sorted(args.state.glob("*.json"))]
+    here = [json.loads(p.read_text()) for p in sorted(args.runs.glob("*.json"))]
     return {r["name"]: r for r in (*committed, *here)}
 
 
@@ -309,6 +332,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--variants", type=lambda s: s.split(","), default=list(VARIANTS))
     p.add_argument("--ranks", choices=("mean", "sum"), default="mean", help="how ranks of different layers compare; sum: as published")
     p.add_argument("--draws", type=int, default=3)
+    p.add_argument("--set", type=changes, default=(), help="a trial: KEY=VALUE,…, settings of Recipe or CRISP, or others")
     p.add_argument("--backbone", type=Path, help="weights that the dense network starts from, for any classes; with one --network")
     p.add_argument("--dense-epochs", type=int, help="default: 8 to 40, by network")
     p.add_argument("--threads", type=int, default=1)
@@ -317,10 +341,23 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--list", action="store_true")
     p.add_argument("--collect", action="store_true")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "crisp")
-    p.add_argument("--result", type=Path, default=RESULT)
+    p.add_argument("--result", type=Path, help="default: crisp.json in bench/results, crisp_trials.json of a trial")
     args = p.parse_args()
     args.device = device_of(args.device)
+    args.result = args.result or (TRIALS if args.set else RESULT)
+    args.runs = args.state / "trials" if args.set else args.state
     return args
+
+
+def changes(text: str) -> tuple[tuple[str, float], ...]:
+    known = {f.name for kind in (Recipe, CRISP) for f in fields(kind) if f.type in ("int", "float")} | {"others"}
+    pairs = [(key, value) for key, _, value in (part.partition("=") for part in text.split(","))]
+    if wrong := [key for key, _ in pairs if key not in known]:
+        raise argparse.ArgumentTypeError(f"no setting {', '.join(wrong)}; there are {', '.join(sorted(known))}")
+    try:
+        return tuple(sorted((key, int(value) if value.isdigit() else float(value)) for key, value in pairs))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text}: {e}") from None
 
 
 if __name__ == "__main__":
