@@ -18,7 +18,8 @@ with one recipe and equal epochs:
 With --ranks sum the layers compete by plain sums of saliency and every step has equal epochs, as published; by default as in
 `methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images; where these are few, their mean
 cross-entropy tells settings apart sooner. The queue lives in files as in bench/accuracy.py: it may be killed at any moment and started
-again, and several processes may work at it. A trial, with settings of its own, stays out of it: it has a result file of its own.
+again, and several processes may work at it. A trial, with settings of its own, stays out of it: in --state's folder `trials`, and in
+the file that --result names, if any.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ from jettison.training.data import DataSet, classifier, load, normalise, only_cl
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
-TRIALS = RESULT.with_name("crisp_trials.json")
 SPARSITY = 0.92
 DISTILL = 0.9  # weight of the dense network's scores in what is learnt: chosen classes may have few images
 VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
@@ -313,15 +313,15 @@ def dense_record(network: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def finished(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name → numbers of every finished run: this machine's and those committed before."""
-    committed = json.loads(args.result.read_text())["crisp"] if args.result.is_file() else []
+    committed = json.loads(args.result.read_text())[args.key] if args.result and args.result.is_file() else []
     here = [json.loads(p.read_text()) for p in sorted(args.runs.glob("*.json"))]
     return {r["name"]: r for r in (*committed, *here)}
 
 
 def write(args: argparse.Namespace) -> None:
     runs = sorted(finished(args).values(), key=lambda r: (r["network"], r["count"], r["draw"], VARIANTS.index(r["variant"])))
-    if runs:
-        replace_json(args.result, {"what": __doc__.split("\n")[0], "sparsity": SPARSITY, "crisp": runs})
+    if runs and args.result:
+        replace_json(args.result, {"what": __doc__.split("\n")[0], "sparsity": SPARSITY, args.key: runs})
 
 
 def arguments() -> argparse.Namespace:
@@ -341,11 +341,13 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--list", action="store_true")
     p.add_argument("--collect", action="store_true")
     p.add_argument("--state", type=Path, default=ROOT / "runs" / "crisp")
-    p.add_argument("--result", type=Path, help="default: crisp.json in bench/results, crisp_trials.json of a trial")
+    p.add_argument("--result", type=Path, help="default: bench/results/crisp.json; of a trial none")
     args = p.parse_args()
     args.device = device_of(args.device)
-    args.result = args.result or (TRIALS if args.set else RESULT)
-    args.runs = args.state / "trials" if args.set else args.state
+    if args.set:
+        args.runs, args.key = args.state / "trials", "crisp_trials"
+    else:
+        args.runs, args.key, args.result = args.state, "crisp", args.result or RESULT
     return args
 
 
