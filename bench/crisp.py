@@ -13,7 +13,12 @@ with one recipe and equal epochs:
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
     crisp         the whole method                          magnitude     CRISP whose saliency is |w|
     blind         CRISP with images of all classes          block         whole blocks alone, dense inside
-    nm            N:M alone, by magnitude (SR-STE)          from          CRISP from the former draw (--from), half of the epochs
+    nm            N:M alone, by magnitude (SR-STE)          half          crisp with half of the epochs
+
+and a change of mind, with half of the epochs, too:
+
+    from          CRISP from `old` (--from), a network for all but the first of these classes and for one other
+    from-others   CRISP from the former draw, a network for other classes
 
 With --ranks sum the layers compete by plain sums of saliency and every step has equal epochs, as published; by default as in
 `methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images; where these are few, their mean
@@ -52,7 +57,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
 SPARSITY = 0.92
 DISTILL = 0.9  # weight of the dense network's scores in what is learnt: chosen classes may have few images
-VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "from")
+VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "half", "old", "from", "from-others")
+SHARES = {"dense": 0.0, "half": 0.5, "from": 0.5, "from-others": 0.5}  # of the epochs
+KEPT = ("crisp", "old")  # leave a checkpoint to start from
 UNRANKED = ("dense", "dense-tuned", "nm")  # have no blocks
 PUBLISHED = {"rank": "sum", "settle": 0.0}
 
@@ -122,8 +129,9 @@ class Run:
         return {k: v for k, v in self.changes if k in {f.name for f in fields(settings)}}
 
     def chosen(self, classes: int) -> list[int]:
-        """The draw's classes: the first `count` of a permutation, so that 2 are among 5 of the same draw."""
-        return sorted(int(i) for i in np.random.default_rng(self.draw).permutation(classes)[: self.count])
+        """The draw's classes: the first `count` of a permutation, so 2 are among 5 of the same draw; of `old` without the very first."""
+        first = int(self.variant == "old")
+        return sorted(int(i) for i in np.random.default_rng(self.draw).permutation(classes)[first : first + self.count])
 
 
 def main() -> None:
@@ -160,26 +168,25 @@ def work_off(run: Run, args: argparse.Namespace, wait: bool) -> None:
 
 
 def train(run: Run, args: argparse.Namespace) -> None:
-    """One run; leaves its numbers and, of crisp, its checkpoint for `from`."""
+    """One run; leaves its numbers and, if another starts from it, its checkpoint."""
     subject = replace(SUBJECTS[run.network], **{k: v for k, v in run.changed(Subject).items() if k != "epochs"})
     data = load(subject.data, args.data_dir)
     dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
     seen = with_others(few, data, subject.others)
-    shares = {"dense": 0, "from": 0.5}
     model = copy.deepcopy(dense)
     settings = {
         "batch": 64, "lr": subject.lr, "weight_decay": 5e-5, "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints,
         "seed": run.draw, "bf16": args.bf16, "epochs": subject.epochs[run.count],
     } | run.changed(Recipe)  # fmt: skip
-    epochs = int(shares.get(run.variant, 1) * settings["epochs"])
+    epochs = int(SHARES.get(run.variant, 1) * settings["epochs"])
     recipe = Recipe(**settings | {"epochs": epochs})
     handle, old = None, None
     if run.variant == "nm":
         handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
     elif not run.variant.startswith("dense"):
-        old = former(run, args) if run.variant == "from" else None
+        old = former(run, args) if run.variant.startswith("from") else None
         if old is not None:
             model.load_state_dict(personal.resumed(old, chosen, classifier(model)[0]))
         handle = blocks(run, model, subject)
@@ -189,7 +196,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
             fit(model, seen, recipe, handle, dense, args.runs / f"{run.name}.pt", resume=True, progress=False)
     sparsity = handle.sparsity() if handle else 0.0
     if handle is not None:
-        if run.variant == "crisp":
+        if run.variant in KEPT:
             state, masks = personal.trained_state(handle, model)
             keep = personal.Personal(subject.model, list(data.classes), chosen, "keep", "", dense.state_dict(), state, masks)
             personal.save(keep, args.runs / f"{run.name}.jettison-checkpoint")
@@ -254,8 +261,9 @@ def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.
 
 
 def former(run: Run, args: argparse.Namespace) -> personal.Personal:
-    """The network of the draw before this one, the last one's for the first; made if it is missing."""
-    other = replace(run, draw=(run.draw - 1) % max(args.draws, 2), variant="crisp")
+    """The network that this run starts from; made if it is missing. The draw before the first is the last."""
+    others = {"draw": (run.draw - 1) % max(args.draws, 2), "variant": "crisp"}
+    other = replace(run, **others if run.variant == "from-others" else {"variant": "old"})
     path = args.runs / f"{other.name}.jettison-checkpoint"
     if not path.is_file():
         with locked(args.runs / f"{other.name}.lock", True):

@@ -55,7 +55,7 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
         "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv, "table_compression": table_compression,
         "table_sensitivity": table_sensitivity, "kmeans": kmeans,
-        "crisp": crisp, "density": density, "budget": budget, "accelerator": accelerator,
+        "crisp": crisp, "change_of_mind": change_of_mind, "density": density, "budget": budget, "accelerator": accelerator,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -263,15 +263,28 @@ def _predicted(networks: dict[str, list[dict[str, Any]]]) -> str:
 
 CRISP_COLUMNS = {
     "dense": "dense", "dense-tuned": "dense, trained on them", "crisp": "crisp", "magnitude": "saliency \\|w\\|",
-    "blind": "saliency of all classes", "block": "blocks alone", "nm": "N:M alone", "from": "from other classes, half the epochs",
+    "blind": "saliency of all classes", "block": "blocks alone", "nm": "N:M alone",
+}  # fmt: skip
+CHANGE_COLUMNS = {
+    "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
+    "from": "from a network with one class replaced, half", "from-others": "from one for other classes, half",
 }  # fmt: skip
 
 
 def crisp(results: dict[str, dict[str, Any]]) -> str:
-    """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers."""
-    head = (
-        f"| network | classes | draws | layers compared by | {' | '.join(CRISP_COLUMNS.values())} |\n|{'---|' * (4 + len(CRISP_COLUMNS))}\n"
-    )
+    return _of_classes(results, CRISP_COLUMNS, set(CRISP_COLUMNS))
+
+
+def change_of_mind(results: dict[str, dict[str, Any]]) -> str:
+    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"})
+
+
+def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str]) -> str:
+    """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers, a column for each variant.
+
+    counted: variants whose draws are shown.
+    """
+    head = f"| network | classes | draws | layers compared by | {' | '.join(columns.values())} |\n|{'---|' * (4 + len(columns))}\n"
     lines = []
     for name, r in results.items():
         for network, count in dict.fromkeys((x["network"], x["count"]) for x in r.get("crisp", ())):
@@ -279,9 +292,9 @@ def crisp(results: dict[str, dict[str, Any]]) -> str:
             dense = {x["draw"]: x["accuracy"] for x in runs if x["variant"] == "dense"}
             for ranks, label in (("mean", "mean score per weight"), ("sum", "sum, as published")):
                 mine = [x for x in runs if x["method"] is None or x["method"]["rank"] == ranks]
-                draws = {x["draw"] for x in mine if x["method"]} & set(dense)
+                draws = {x["draw"] for x in mine if x["method"] and x["variant"] in counted} & set(dense)
                 if draws:
-                    of = {v: {x["draw"]: x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws} for v in CRISP_COLUMNS}
+                    of = {v: {x["draw"]: x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws} for v in columns}
                     cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws)) for v, found in of.items())
                     whole = next((f", {x['dense']['accuracy']:.1%} on all classes" for x in mine if "dense" in x), "")
                     lines.append(f"| [{network}]({name}), {mine[0]['data']}{whole} | {count} | {len(draws)} | {label} | {cells} |\n")
