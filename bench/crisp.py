@@ -261,14 +261,17 @@ def images(data: DataSet, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.
 
 
 def former(run: Run, args: argparse.Namespace) -> personal.Personal:
-    """The network that this run starts from; made if it is missing. The draw before the first is the last."""
+    """The network that this run starts from, of a trial, too, without its changes; made if it is missing.
+
+    The draw before the first is the last.
+    """
     others = {"draw": (run.draw - 1) % max(args.draws, 2), "variant": "crisp"}
-    other = replace(run, **others if run.variant == "from-others" else {"variant": "old"})
-    path = args.runs / f"{other.name}.jettison-checkpoint"
+    other = replace(run, changes=(), **others if run.variant == "from-others" else {"variant": "old"})
+    path = args.state / f"{other.name}.jettison-checkpoint"
     if not path.is_file():
-        with locked(args.runs / f"{other.name}.lock", True):
+        with locked(args.state / f"{other.name}.lock", True):
             if not path.is_file():
-                train(other, args)
+                train(other, argparse.Namespace(**vars(args) | {"runs": args.state}))
     return personal.load(path)
 
 

@@ -276,13 +276,13 @@ def crisp(results: dict[str, dict[str, Any]]) -> str:
 
 
 def change_of_mind(results: dict[str, dict[str, Any]]) -> str:
-    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"})
+    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"}, entropy=True)
 
 
-def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str]) -> str:
+def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str], entropy: bool = False) -> str:
     """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers, a column for each variant.
 
-    counted: variants whose draws are shown.
+    counted: variants whose draws are shown. entropy: the mean cross-entropy of the test images, too.
     """
     head = f"| network | classes | draws | layers compared by | {' | '.join(columns.values())} |\n|{'---|' * (4 + len(columns))}\n"
     lines = []
@@ -294,21 +294,22 @@ def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], cou
                 mine = [x for x in runs if x["method"] is None or x["method"]["rank"] == ranks]
                 draws = {x["draw"] for x in mine if x["method"] and x["variant"] in counted} & set(dense)
                 if draws:
-                    of = {v: {x["draw"]: x["accuracy"] for x in mine if x["variant"] == v and x["draw"] in draws} for v in columns}
-                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws)) for v, found in of.items())
+                    of = {v: {x["draw"]: x for x in mine if x["variant"] == v and x["draw"] in draws} for v in columns}
+                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws), entropy) for v, found in of.items())
                     whole = next((f", {x['dense']['accuracy']:.1%} on all classes" for x in mine if "dense" in x), "")
                     lines.append(f"| [{network}]({name}), {mine[0]['data']}{whole} | {count} | {len(draws)} | {label} | {cells} |\n")
     return head + "".join(lines) if lines else ""
 
 
-def _drawn(accuracy: dict[int, float], dense: dict[int, float], draws: int) -> str:
+def _drawn(found: dict[int, dict[str, Any]], dense: dict[int, float], draws: int, entropy: bool) -> str:
     """Mean over the draws in percent, then how far it is from dense in the same draws (± standard error), and their number if not all."""
-    if not accuracy:
+    if not found:
         return "–"
-    gaps = [100 * (accuracy[d] - dense[d]) for d in accuracy if d in dense]
+    gaps = [100 * (x["accuracy"] - dense[d]) for d, x in found.items() if d in dense]
     spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
     gap = f", {mean(gaps):+.2f}{spread}".replace("-", "−") if gaps else ""
-    return f"{100 * mean(accuracy.values()):.2f}{gap}{f' ({len(accuracy)})' if len(accuracy) < draws else ''}"
+    nats = f"; {mean(x['cross_entropy'] for x in found.values()):.3f}" if entropy else ""
+    return f"{100 * mean(x['accuracy'] for x in found.values()):.2f}{gap}{nats}{f' ({len(found)})' if len(found) < draws else ''}"
 
 
 def _undisturbed(row: dict[str, Any] | None) -> str:
