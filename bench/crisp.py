@@ -169,12 +169,13 @@ def work_off(run: Run, args: argparse.Namespace, wait: bool) -> None:
 
 def train(run: Run, args: argparse.Namespace) -> None:
     """One run; leaves its numbers and, if another starts from it, its checkpoint."""
-    subject = replace(SUBJECTS[run.network], **{k: v for k, v in run.changed(Subject).items() if k != "epochs"})
+    subject = SUBJECTS[run.network]
+    others = dict(run.changes).get("others", subject.others)
     data = load(subject.data, args.data_dir)
     dense, origin = dense_network(run.network, data, args), dense_record(run.network, args)
     chosen = run.chosen(len(data.classes))
     few = only_classes(data, chosen, "keep")
-    seen = with_others(few, data, subject.others)
+    seen = with_others(few, data, others)
     model = copy.deepcopy(dense)
     settings = {
         "batch": 64, "lr": subject.lr, "weight_decay": 5e-5, "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints,
@@ -207,7 +208,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
         "cross_entropy": entropy, "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method),
-        "sparsity": sparsity, "recipe": asdict(recipe), "others": subject.others, "dense": origin, "threads": args.threads,
+        "sparsity": sparsity, "recipe": asdict(recipe), "others": others, "dense": origin, "threads": args.threads,
         "device": str(args.device), **provenance(),
     }  # fmt: skip
     replace_json(args.runs / f"{run.name}.json", record)

@@ -308,7 +308,8 @@ def _drawn(found: dict[int, dict[str, Any]], dense: dict[int, float], draws: int
     gaps = [100 * (x["accuracy"] - dense[d]) for d, x in found.items() if d in dense]
     spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
     gap = f", {mean(gaps):+.2f}{spread}".replace("-", "−") if gaps else ""
-    nats = f"; {mean(x['cross_entropy'] for x in found.values()):.3f}" if entropy else ""
+    known = entropy and all("cross_entropy" in x for x in found.values())  # older runs have none
+    nats = f"; {mean(x['cross_entropy'] for x in found.values()):.3f}" if known else ""
     return f"{100 * mean(x['accuracy'] for x in found.values()):.2f}{gap}{nats}{f' ({len(found)})' if len(found) < draws else ''}"
 
 
