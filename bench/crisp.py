@@ -22,9 +22,9 @@ and a change of mind, with half of the epochs, too:
 
 With --ranks sum the layers compete by plain sums of saliency and every step has equal epochs, as published; by default as in
 `methods.crisp`. Accuracy is that of the last epoch among the chosen classes, on all their test images; where these are few, their mean
-cross-entropy tells settings apart sooner. The queue lives in files as in bench/accuracy.py: it may be killed at any moment and started
-again, and several processes may work at it. A trial, with settings of its own, stays out of it: in --state's folder `trials`, and in
-the file that --result names, if any.
+cross-entropy tells settings apart sooner, and sooner still the correlation of the scores with the dense network's. The queue lives in
+files as in bench/accuracy.py: it may be killed at any moment and started again, and several processes may work at it. A trial, with
+settings of its own, stays out of it: in --state's folder `trials`, and in the file that --result names, if any.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accuracy import locked, replace_json
-from torch import nn
+from torch import Tensor, nn
 
 from jettison import personal, zoo
 from jettison.bench.machine import provenance
@@ -96,7 +96,7 @@ FEW = {"mixup": 1.0, "hints": 1.0, "others": 0.5, "stem_stride": 2}
 SUBJECTS = {
     "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
     "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 8}, dense_lr=0.05, hints=1.0),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 12}, dense_lr=0.05, hints=1.0),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, {2: 90, 5: 45, 10: 30}, backbone="vgg16_bn", **FEW),
@@ -204,27 +204,34 @@ def train(run: Run, args: argparse.Namespace) -> None:
         handle.finish()
     shrink_head(model, chosen, len(data.classes))
     judged = only_classes(data, chosen, "shrink")
-    accuracy, entropy = evaluate(model, judged), cross_entropy(model, judged)
+    accuracy, (scores, labels), wanted = evaluate(model, judged), test_scores(model, judged), test_scores(dense, judged)[0][:, chosen]
+    entropy, likeness = F.cross_entropy(scores, labels).item(), correlation(scores, wanted)
     record = {
         "name": run.name, **asdict(run), "data": data.name, "chosen": [data.classes[i] for i in chosen], "accuracy": accuracy,
-        "cross_entropy": entropy, "test_images": len(few.test), "method": None if run.variant in UNRANKED else asdict(run.method),
+        "cross_entropy": entropy, "correlation": likeness, "test_images": len(few.test),
+        "method": None if run.variant in UNRANKED else asdict(run.method),
         "sparsity": sparsity, "recipe": asdict(recipe), "others": others, "dense": origin, "threads": args.threads,
         "device": str(args.device), **provenance(),
     }  # fmt: skip
     replace_json(args.runs / f"{run.name}.json", record)
-    print(f"{run.name}  accuracy {accuracy:.2%}  cross-entropy {entropy:.3f}  sparsity {sparsity:.2%}", flush=True)
+    told = f"accuracy {accuracy:.2%}  cross-entropy {entropy:.3f}  correlation {likeness:.3f}  sparsity {sparsity:.2%}"
+    print(f"{run.name}  {told}", flush=True)
     for part in (args.runs / f"{run.name}.pt", *args.runs.glob(f"{run.name}-[0-9]*.pt")):
         part.unlink(missing_ok=True)
 
 
 @torch.inference_mode()
-def cross_entropy(model: nn.Module, data: DataSet) -> float:
-    """Mean over the test images, in nats. The model is in evaluation mode."""
+def test_scores(model: nn.Module, data: DataSet) -> tuple[Tensor, Tensor]:
+    """(scores, labels) of all test images. The model is in evaluation mode."""
     device = next(model.parameters()).device
-    total = 0.0
-    for x, y in test_batches(data, 250):
-        total += F.cross_entropy(model(normalise(x.to(device), data)), y.to(device), reduction="sum").item()
-    return total / len(data.test)
+    told = [(model(normalise(x.to(device), data)).cpu(), y) for x, y in test_batches(data, 250)]
+    return torch.cat([scores for scores, _ in told]), torch.cat([y for _, y in told])
+
+
+def correlation(scores: Tensor, others: Tensor) -> float:
+    """Of two networks' scores, each image's mean taken off."""
+    a, b = ((s - s.mean(1, keepdim=True)).flatten() for s in (scores, others))
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
 def blocks(run: Run, model: nn.Module, subject: Subject) -> Sparsifier:
