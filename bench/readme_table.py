@@ -19,6 +19,7 @@ from typing import Any
 
 from table_cells import machine, percent, ratio
 from tables_accelerator import accelerator
+from tables_crisp import change_of_mind, crisp, crisp_recipes
 from tables_fusion import convfirst, fusion, fusion_bound
 from tables_lookup import kmeans, lut, tabconv, table_compression, table_sensitivity
 
@@ -55,7 +56,8 @@ def filled(page: str, results: dict[str, dict[str, Any]], folder: str) -> str:
         "fusion": fusion, "fusion_bound": fusion_bound, "convfirst": convfirst,
         "post_training": post_training, "waterline": waterline, "tabconv": tabconv, "table_compression": table_compression,
         "table_sensitivity": table_sensitivity, "kmeans": kmeans,
-        "crisp": crisp, "change_of_mind": change_of_mind, "density": density, "budget": budget, "accelerator": accelerator,
+        "crisp": crisp, "change_of_mind": change_of_mind, "crisp_recipes": crisp_recipes,
+        "density": density, "budget": budget, "accelerator": accelerator,
     }  # fmt: skip
     return MARK.sub(lambda m: m[1] + (tables[m[2]](linked) or NONE) + m[3], page)
 
@@ -259,58 +261,6 @@ def _predicted(networks: dict[str, list[dict[str, Any]]]) -> str:
             spread = f"{median(errors):+.1f}% ({min(errors):+.1f} … {max(errors):+.1f})"
             rows += f"| {network} | {cells[0]['change']} | {times} | {spread} |\n"
     return f"{head}\n{rows}"
-
-
-CRISP_COLUMNS = {
-    "dense": "dense", "dense-tuned": "dense, trained on them", "crisp": "crisp", "magnitude": "saliency \\|w\\|",
-    "blind": "saliency of all classes", "block": "blocks alone", "nm": "N:M alone",
-}  # fmt: skip
-CHANGE_COLUMNS = {
-    "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
-    "from": "from a network with one class replaced, half", "from-others": "from one for other classes, half",
-}  # fmt: skip
-
-
-def crisp(results: dict[str, dict[str, Any]]) -> str:
-    return _of_classes(results, CRISP_COLUMNS, set(CRISP_COLUMNS))
-
-
-def change_of_mind(results: dict[str, dict[str, Any]]) -> str:
-    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"}, entropy=True)
-
-
-def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str], entropy: bool = False) -> str:
-    """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers, a column for each variant.
-
-    counted: variants whose draws are shown. entropy: the mean cross-entropy of the test images, too.
-    """
-    head = f"| network | classes | draws | layers compared by | {' | '.join(columns.values())} |\n|{'---|' * (4 + len(columns))}\n"
-    lines = []
-    for name, r in results.items():
-        for network, count in dict.fromkeys((x["network"], x["count"]) for x in r.get("crisp", ())):
-            runs = [x for x in r["crisp"] if (x["network"], x["count"]) == (network, count)]
-            dense = {x["draw"]: x["accuracy"] for x in runs if x["variant"] == "dense"}
-            for ranks, label in (("mean", "mean score per weight"), ("sum", "sum, as published")):
-                mine = [x for x in runs if x["method"] is None or x["method"]["rank"] == ranks]
-                draws = {x["draw"] for x in mine if x["method"] and x["variant"] in counted} & set(dense)
-                if draws:
-                    of = {v: {x["draw"]: x for x in mine if x["variant"] == v and x["draw"] in draws} for v in columns}
-                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws), entropy) for v, found in of.items())
-                    whole = next((f", {x['dense']['accuracy']:.1%} on all classes" for x in mine if "dense" in x), "")
-                    lines.append(f"| [{network}]({name}), {mine[0]['data']}{whole} | {count} | {len(draws)} | {label} | {cells} |\n")
-    return head + "".join(lines) if lines else ""
-
-
-def _drawn(found: dict[int, dict[str, Any]], dense: dict[int, float], draws: int, entropy: bool) -> str:
-    """Mean over the draws in percent, then how far it is from dense in the same draws (± standard error), and their number if not all."""
-    if not found:
-        return "–"
-    gaps = [100 * (x["accuracy"] - dense[d]) for d, x in found.items() if d in dense]
-    spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
-    gap = f", {mean(gaps):+.2f}{spread}".replace("-", "−") if gaps else ""
-    known = entropy and all("cross_entropy" in x for x in found.values())  # older runs have none
-    nats = f"; {mean(x['cross_entropy'] for x in found.values()):.3f}" if known else ""
-    return f"{100 * mean(x['accuracy'] for x in found.values()):.2f}{gap}{nats}{f' ({len(found)})' if len(found) < draws else ''}"
 
 
 def _undisturbed(row: dict[str, Any] | None) -> str:

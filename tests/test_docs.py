@@ -115,6 +115,20 @@ def test_crisps_variants_are_compared_with_dense_in_the_same_draws(readme_table)
     assert "| 2 | 2 | mean score per weight | 94.00 | – | 94.00, +0.00 ± 1.00 | 96.00, −2.00 (1) | – |" in row
 
 
+def test_recipes_are_shown_draw_by_draw_beside_the_one_in_use(readme_table):
+    """A trial of the second draw alone must be seen beside the second draw of the recipe in use; networks without trials are left out."""
+
+    def run(network: str, draw: int, variant: str, accuracy: float, **changes: float) -> dict:
+        about = {"network": network, "count": 2, "draw": draw, "variant": variant, "accuracy": accuracy, "cross_entropy": 0.1}
+        return about | {"correlation": accuracy, "recipe": {"epochs": changes.get("epochs", 9)}, "changes": list(changes.items())}
+
+    usual = [run(net, d, v, a) for net in ("net", "other") for d in (0, 1) for v, a in (("dense", 0.9), ("crisp", 0.89 + 0.02 * d))]
+    results = {"c.json": {"crisp": usual}, "t.json": {"crisp_trials": [run("net", 1, "crisp", 0.88, epochs=5, batch=16)]}}
+    text = readme_table.filled("<!-- results: crisp_recipes -->\n<!-- /results -->", results, "results")
+    assert "| [net](results/c.json) | 2 | dense | 9 | – | 0, 1 | −1.0, +1.0 | 0.100, 0.100 | 0.890, 0.910 |" in text
+    assert "| [net](results/t.json) | 2 | dense | 5 | batch 16 | 1 | −2.0 | 0.100 | 0.880 |" in text and "other]" not in text
+
+
 def test_without_results_a_page_says_so(readme_table):
     page = "<!-- results: accuracy -->\nold\n<!-- /results -->"
     assert "No result file" in readme_table.filled(page, {"resnet50.json": SPEED}, "results")
