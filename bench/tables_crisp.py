@@ -13,7 +13,6 @@ CHANGE_COLUMNS = {
     "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
     "from": "from a network with one class replaced, half", "from-others": "from one for other classes, half",
 }  # fmt: skip
-
 STARTS = {"crisp": "dense", "half": "dense", "from": "one class replaced", "from-others": "other classes"}
 
 
