@@ -33,7 +33,7 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,9 @@ class Subject:
     """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
-    that steps do not get too few. lr, mixup, hints, others: of the training on them. stem_stride: of the first convolution; 2 quarters
-    the cost of an image. teacher: whose dense network, on the same data, this one learns from when it is trained on all classes.
-    backbone: whose dense network, on any data, it starts from.
+    that steps do not get too few. batch: by how many, too; 64 where none is given. lr, mixup, hints, others: of that training.
+    stem_stride: of the first convolution; 2 quarters the cost of an image. teacher: whose dense network, on the same data, this one
+    learns from when it is trained on all classes. backbone: whose dense network, on any data, it starts from.
     """
 
     model: str
@@ -81,6 +81,7 @@ class Subject:
     dense_epochs: int
     epochs: dict[int, int]
     dense_lr: float = 0.1
+    batch: dict[int, int] = field(default_factory=dict)
     lr: float = 0.02
     mixup: float = 0.0
     hints: float = 0.0
@@ -101,7 +102,9 @@ SUBJECTS = {
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
     "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, {2: 90, 5: 45, 10: 30}, backbone="vgg16_bn", **FEW),
     # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
-    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 200, 5: 50, 10: 50}, lr=0.1, **FEW),
+    "mobilenetv2_100-tiny": Subject(
+        "mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 100, 5: 50, 10: 50}, batch={2: 16}, lr=0.1, **FEW
+    ),
 }
 
 
@@ -112,12 +115,12 @@ class Run:
     draw: int
     variant: str
     ranks: str = "mean"
-    changes: tuple[tuple[str, float], ...] = ()  # of a trial: settings by name
+    changes: tuple[tuple[str, float | str], ...] = ()  # of a trial: settings by name
 
     @property
     def name(self) -> str:
         published = "-sum" if self.ranks == "sum" and self.variant not in UNRANKED else ""
-        return f"{self.network}-{self.count}-{self.draw}-{self.variant}{published}" + "".join(f"-{k}={v:g}" for k, v in self.changes)
+        return f"{self.network}-{self.count}-{self.draw}-{self.variant}{published}" + "".join(f"-{k}={v}" for k, v in self.changes)
 
     @property
     def method(self) -> CRISP:
@@ -178,8 +181,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
     seen = with_others(few, data, others)
     model = copy.deepcopy(dense)
     settings = {
-        "batch": 64, "lr": subject.lr, "weight_decay": 5e-5, "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints,
-        "seed": run.draw, "bf16": args.bf16, "epochs": subject.epochs[run.count],
+        "epochs": subject.epochs[run.count], "batch": subject.batch.get(run.count, 64), "lr": subject.lr, "weight_decay": 5e-5,
+        "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints, "seed": run.draw, "bf16": args.bf16,
     } | run.changed(Recipe)  # fmt: skip
     epochs = int(SHARES.get(run.variant, 1) * settings["epochs"])
     recipe = Recipe(**settings | {"epochs": epochs})
@@ -371,13 +374,13 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def changes(text: str) -> tuple[tuple[str, float], ...]:
-    known = {f.name for kind in (Recipe, CRISP) for f in fields(kind) if f.type in ("int", "float")} | {"others"}
+def changes(text: str) -> tuple[tuple[str, float | str], ...]:
+    known = {f.name for kind in (Recipe, CRISP) for f in fields(kind) if f.type in ("int", "float")} | {"others", "optimizer"}
     pairs = [(key, value) for key, _, value in (part.partition("=") for part in text.split(","))]
     if wrong := [key for key, _ in pairs if key not in known]:
         raise argparse.ArgumentTypeError(f"no setting {', '.join(wrong)}; there are {', '.join(sorted(known))}")
     try:
-        return tuple(sorted((key, int(value) if value.isdigit() else float(value)) for key, value in pairs))
+        return tuple(sorted((k, v if k == "optimizer" else int(v) if v.isdigit() else float(v)) for k, v in pairs))
     except ValueError as e:
         raise argparse.ArgumentTypeError(f"{text}: {e}") from None
 

@@ -13,6 +13,7 @@ CHANGE_COLUMNS = {
     "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
     "from": "from a network with one class replaced, half", "from-others": "from one for other classes, half",
 }  # fmt: skip
+RECIPE_COLUMNS = {"epochs": "epochs", "batch": "batch", "lr": "rate"}  # of every recipe
 STARTS = {"crisp": "dense", "half": "dense", "from": "one class replaced", "from-others": "other classes"}
 
 
@@ -65,11 +66,13 @@ def crisp_recipes(results: dict[str, dict[str, Any]]) -> str:
     rows: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for name, x in found:
         changes = dict(x.get("changes", ()))  # older runs have none
-        others = ", ".join(f"{k} {v:g}" for k, v in changes.items() if k != "epochs") or "–"
+        others = ", ".join(f"{k} {v}" for k, v in changes.items() if k not in RECIPE_COLUMNS) or "–"
         if x["variant"] in STARTS and "correlation" in x:
-            rows.setdefault((x["network"], x["count"], STARTS[x["variant"]], x["recipe"]["epochs"], others, name), {})[x["draw"]] = x
+            recipe = (x["recipe"][k] for k in RECIPE_COLUMNS)
+            rows.setdefault((x["network"], x["count"], STARTS[x["variant"]], *recipe, others, name), {})[x["draw"]] = x
     tried = {row[:2] for row, runs in rows.items() if any(x.get("changes") for x in runs.values())}
-    head = ["network", "classes", "starts from", "epochs", "other settings", "draws", "accuracy − dense", "cross-entropy", "correlation"]
+    measured = ["draws", "accuracy − dense", "cross-entropy", "correlation"]
+    head = ["network", "classes", "starts from", *RECIPE_COLUMNS.values(), "other settings", *measured]
     lines = [f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n"]
     for (network, count, *recipe, name), runs in sorted(rows.items()):
         if (network, count) in tried:
