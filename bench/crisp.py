@@ -48,6 +48,7 @@ from jettison import personal, zoo
 from jettison.bench.machine import provenance
 from jettison.cli.train import save_weights
 from jettison.compression import SALIENCY_BATCHES, ready_for_training_
+from jettison.errors import JettisonError
 from jettison.formats import NM, Block, Dense, Format
 from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, fit, on
@@ -376,13 +377,20 @@ def arguments() -> argparse.Namespace:
 
 def changes(text: str) -> tuple[tuple[str, float | str], ...]:
     known = {f.name for kind in (Recipe, CRISP) for f in fields(kind) if f.type in ("int", "float")} | {"others", "optimizer"}
-    pairs = [(key, value) for key, _, value in (part.partition("=") for part in text.split(","))]
-    if wrong := [key for key, _ in pairs if key not in known]:
+    pairs = {key: value for key, _, value in (part.partition("=") for part in text.split(","))}
+    if wrong := sorted(pairs.keys() - known):
         raise argparse.ArgumentTypeError(f"no setting {', '.join(wrong)}; there are {', '.join(sorted(known))}")
     try:
-        return tuple(sorted((k, v if k == "optimizer" else int(v) if v.isdigit() else float(v)) for k, v in pairs))
-    except ValueError as e:
+        settings = {key: value if key == "optimizer" else number(value) for key, value in pairs.items()}
+        for kind in (Recipe, CRISP):
+            kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
+    except (ValueError, JettisonError) as e:
         raise argparse.ArgumentTypeError(f"{text}: {e}") from None
+    return tuple(sorted(settings.items()))
+
+
+def number(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)
 
 
 if __name__ == "__main__":
