@@ -50,7 +50,7 @@ from jettison.cli.train import save_weights
 from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.errors import JettisonError
 from jettison.formats import NM, Block, Dense, Format
-from jettison.methods import CRISP, SRSTE, Hybrid, Sparsifier, mean_gradients, sparsify_
+from jettison.methods import CRISP, SRSTE, Hybrid, Select, Sparsifier, choose_layers, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, fit, on
 from jettison.training.data import DataSet, classifier, load, normalise, only_classes, shrink_head, test_batches, train_batches, with_others
 
@@ -67,18 +67,18 @@ PUBLISHED = {"rank": "sum", "settle": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network on a data set. block: side of the blocks. nm: N:M alone of about the same density.
+    """A network on a data set. block: side of the blocks.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
     that steps do not get too few. batch: by how many, too; 64 where none is given. lr, mixup, hints, others: of that training.
     stem_stride: of the first convolution; 2 quarters the cost of an image. teacher: whose dense network, on the same data, this one
     learns from when it is trained on all classes. backbone: whose dense network, on any data, it starts from.
+    nm: N:M alone of about the same density, of each layer the first that fits.
     """
 
     model: str
     data: str
     block: int
-    nm: NM
     dense_epochs: int
     epochs: dict[int, int]
     dense_lr: float = 0.1
@@ -90,22 +90,21 @@ class Subject:
     stem_stride: int = 1
     teacher: str = ""
     backbone: str = ""
+    nm: tuple[NM, ...] = (NM(5, 64), NM(1, 12), NM(3, 40), NM(1, 16))
 
 
 TINY = {"epochs": {2: 180, 5: 90, 10: 60}, "lr": 0.007, "mixup": 1.0}  # 100 images a class are soon learnt by heart
 FEW = {"mixup": 1.0, "hints": 1.0, "others": 0.5, "stem_stride": 2}
 
 SUBJECTS = {
-    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, NM(1, 16), 12, {2: 18, 5: 18}),
-    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, NM(5, 64), 20, {2: 18, 5: 18}),
-    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, NM(5, 64), 8, {2: 8, 5: 12}, dense_lr=0.05, hints=1.0),
-    "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, NM(1, 16), 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
-    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, NM(5, 64), 40, **TINY),
-    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, NM(5, 64), 20, {2: 90, 5: 90, 10: 60}, backbone="vgg16_bn", **FEW),
+    "resnet20_cifar": Subject("resnet20_cifar", "cifar10", 16, 12, {2: 18, 5: 18}, nm=(NM(1, 16),)),
+    "resnet18_strided": Subject("resnet18_strided", "cifar10", 32, 20, {2: 18, 5: 18}),
+    "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, 8, {2: 8, 5: 12}, dense_lr=0.05, hints=1.0),
+    "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
+    "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, 40, **TINY),
+    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, 20, {2: 90, 5: 90, 10: 60}, backbone="vgg16_bn", **FEW),
     # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
-    "mobilenetv2_100-tiny": Subject(
-        "mobilenetv2_100", "tiny-imagenet", 16, NM(1, 16), 24, {2: 100, 5: 50, 10: 50}, batch={2: 16}, lr=0.1, **FEW
-    ),
+    "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, 24, {2: 100, 5: 50, 10: 50}, batch={2: 16}, lr=0.1, **FEW),
 }
 
 
@@ -189,7 +188,8 @@ def train(run: Run, args: argparse.Namespace) -> None:
     recipe = Recipe(**settings | {"epochs": epochs})
     handle, old = None, None
     if run.variant == "nm":
-        handle = sparsify_(model, subject.nm, SRSTE(), remainder="dense")
+        formats = {c.name: nm for nm in reversed(subject.nm) for c in choose_layers(model, nm, Select(), "dense") if c.format}
+        handle = sparsify_(model, formats, SRSTE())
     elif not run.variant.startswith("dense"):
         old = former(run, args) if run.variant.startswith("from") else None
         if old is not None:
