@@ -70,7 +70,7 @@ class Subject:
     """A network on a data set. block: side of the blocks.
 
     dense_epochs, dense_lr: of the training on all classes. epochs: by how many classes are chosen; more where there are few images, so
-    that steps do not get too few. batch: by how many, too; 64 where none is given. lr, mixup, hints, others: of that training.
+    that steps do not get too few. batch: by how many, too; 64 where none is given. lr, mixup, hints, others, dropout: of that training.
     stem_stride: of the first convolution; 2 quarters the cost of an image. teacher: whose dense network, on the same data, this one
     learns from when it is trained on all classes. backbone: whose dense network, on any data, it starts from.
     nm: N:M alone of about the same density, of each layer the first that fits.
@@ -87,6 +87,7 @@ class Subject:
     mixup: float = 0.0
     hints: float = 0.0
     others: float = 0.0
+    dropout: float = 1.0
     stem_stride: int = 1
     teacher: str = ""
     backbone: str = ""
@@ -182,7 +183,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     model = copy.deepcopy(dense)
     settings = {
         "epochs": subject.epochs[run.count], "batch": subject.batch.get(run.count, 64), "lr": subject.lr, "weight_decay": 5e-5,
-        "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints, "seed": run.draw, "bf16": args.bf16,
+        "distill": DISTILL, "mixup": subject.mixup, "hints": subject.hints, "dropout": subject.dropout, "seed": run.draw, "bf16": args.bf16,
     } | run.changed(Recipe)  # fmt: skip
     epochs = int(SHARES.get(run.variant, 1) * settings["epochs"])
     recipe = Recipe(**settings | {"epochs": epochs})

@@ -13,7 +13,7 @@ CHANGE_COLUMNS = {
     "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
     "from": "from a network with one class replaced, half", "from-others": "from one for other classes, half",
 }  # fmt: skip
-RECIPE_COLUMNS = {"epochs": "epochs", "batch": "batch", "lr": "rate"}  # of every recipe
+RECIPE_COLUMNS = {"epochs": "epochs", "batch": "batch", "lr": "rate", "dropout": "dropout"}  # of every recipe
 STARTS = {"crisp": "dense", "half": "dense", "from": "one class replaced", "from-others": "other classes"}
 
 
@@ -68,17 +68,19 @@ def crisp_recipes(results: dict[str, dict[str, Any]]) -> str:
         changes = dict(x.get("changes", ()))  # older runs have none
         others = ", ".join(f"{k} {v}" for k, v in changes.items() if k not in RECIPE_COLUMNS) or "–"
         if x["variant"] in STARTS and "correlation" in x:
-            recipe = (x["recipe"][k] for k in RECIPE_COLUMNS)
-            rows.setdefault((x["network"], x["count"], STARTS[x["variant"]], *recipe, others, name), {})[x["draw"]] = x
+            all_of_it = {"dropout": 1.0} | x["recipe"]  # older runs do not say
+            recipe = tuple(all_of_it[k] for k in RECIPE_COLUMNS)
+            rows.setdefault((x["network"], x["count"], STARTS[x["variant"]], recipe, others, name), {})[x["draw"]] = x
     tried = {row[:2] for row, runs in rows.items() if any(x.get("changes") for x in runs.values())}
     measured = ["draws", "accuracy − dense", "cross-entropy", "correlation"]
     head = ["network", "classes", "starts from", *RECIPE_COLUMNS.values(), "other settings", *measured]
     lines = [f"| {' | '.join(head)} |\n{'|---' * len(head)}|\n"]
-    for (network, count, *recipe, name), runs in sorted(rows.items()):
+    for (network, count, start, recipe, others, name), runs in sorted(rows.items()):
         if (network, count) in tried:
             drawn = [runs[d] for d in sorted(runs)]
             gaps = (f"{100 * (x['accuracy'] - dense[network, count, x['draw']]):+.1f}".replace("-", "−") for x in drawn)
             measures = [", ".join(f"{x[of]:.3f}" for x in drawn) for of in ("cross_entropy", "correlation")]
-            cells = [f"[{network}]({name})", count, *recipe, ", ".join(map(str, sorted(runs))), ", ".join(gaps), *measures]
+            about = [f"[{network}]({name})", count, start, *(f"{v:g}" for v in recipe), others]
+            cells = [*about, ", ".join(map(str, sorted(runs))), ", ".join(gaps), *measures]
             lines.append(f"| {' | '.join(map(str, cells))} |\n")
     return "".join(lines) if tried else ""

@@ -29,6 +29,7 @@ TABLES = {"pattern": "lut9", "method": "tabconv", "element": "int8"}
         ({**TABLES, "bf16": True}, "--bf16", "--dense-epochs, or another method"),
         ({**TABLES, "weight_decay": 1e-3}, "--weight-decay", "another method"),
         ({**TABLES, "mixup": 1.0}, "--mixup", "another method"),
+        ({**TABLES, "dropout": 0.0}, "--dropout", "another method"),
         ({**TABLES, "remainder": "dense"}, "--remainder", "another method"),
         ({**TABLES, "decay": 1e-3}, "--decay", "N:M or blocks"),
         ({**TABLES, "ramp_epochs": 3.0}, "--ramp-epochs", "--method maxq"),

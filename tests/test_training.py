@@ -23,6 +23,7 @@ from jettison.methods import ASP, SRSTE, Sparsifier, sparsify_
 from jettison.methods.mask import to_krsc
 from jettison.training import Epoch, Recipe, evaluate, fit, load_checkpoint, make_optimizer, save_checkpoint
 from jettison.training.data import DataSet, Split, load, normalise, train_batches
+from jettison.training.dropout import scaled_dropout
 
 torch.set_num_threads(1)
 RECIPE = Recipe(epochs=3, batch=32, lr=0.05, weight_decay=1e-4, seed=5)
@@ -255,6 +256,7 @@ def test_optimizers_follow_the_recipe() -> None:
         {"distill": 2.0},
         {"temperature": 0.0},
         {"mixup": -0.1},
+        {"dropout": 1.5},
         {"seed": -1},
     ],
 )
@@ -303,6 +305,23 @@ def test_mixup_shows_pairs_and_asks_for_both_labels() -> None:
     assert epoch.loss == pytest.approx(0.5 * hard.item(), rel=1e-6)  # of the same scores the teacher's part is 0
     shares = [recipe.mix_at(e, i) for e in range(3) for i in range(3)]
     assert len(set(shares)) == 9 and all(0 < s < 1 for s in shares)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_dropout_at_a_part_of_the_networks_rates(factor: float) -> None:
+    model, other = net(0.6), net(0.6 * factor)
+    fit(model, digits(), replace(RECIPE, epochs=1, dropout=factor), progress=False)
+    fit(other, digits(), replace(RECIPE, epochs=1), progress=False)
+    assert same(model, other)
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.6}
+
+
+def test_rates_of_dropout_are_back_after_an_error() -> None:
+    model = nn.Sequential(nn.Dropout2d(0.2), nn.Sequential(nn.AlphaDropout(0.4)))
+    with pytest.raises(ZeroDivisionError), scaled_dropout(model, 0.5):
+        assert (model[0].p, model[1][0].p) == (0.1, 0.2)
+        raise ZeroDivisionError
+    assert (model[0].p, model[1][0].p) == (0.2, 0.4)
 
 
 def test_bf16_adamw_smoothing_clipping_and_asp_run() -> None:

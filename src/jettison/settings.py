@@ -30,7 +30,8 @@ class Settings:
     kept: N of every M is chosen layer by layer (`jettison.budget`), at the cost of this share in every layer; M, and what channels are
     permuted for, come from the pattern. budget: the cost, one of `budget.COSTS`.
     formats: (layer, pattern) of each layer instead, as a budget or a search found them; layers that are not named stay dense.
-    dense_epochs, epochs: of dense training and of sparse training. mixup, hints: of all training but the dense network's, see `Recipe`.
+    dense_epochs, epochs: of dense training and of sparse training. mixup, hints, dropout: of all training but the dense
+    network's, see `Recipe`.
     include, exclude, remainder: see `methods.Select`.
     element: "f32", or "int8" for post-training quantisation at the end, on as many images, with `ranges` as in
     `ptq.quantize` and the `keep_float` most sensitive layers left in float32; before that, `qat_epochs` of training with
@@ -56,6 +57,7 @@ class Settings:
     lr: float = 0.05
     weight_decay: float = 5e-5
     mixup: float = 0.0
+    dropout: float = 1.0
     decay: float | None = None
     ramp_epochs: float | None = None
     permute: bool = False
@@ -133,6 +135,7 @@ class Settings:
             ("bf16", "--dense-epochs, or another method than tabconv", self.dense_epochs > 0 or not tables),
             ("weight_decay", "another method than tabconv", not tables),
             ("mixup", "another method than tabconv", not tables),
+            ("dropout", "another method than tabconv", not tables),
             ("remainder", "another method than tabconv", not tables),
             ("decay", "N:M or blocks", not tables),
             ("ramp_epochs", "--method maxq", not tables),
@@ -221,6 +224,7 @@ class Settings:
             distill=self.distill if (self.teacher or tables) and not first else 0.0,
             hints=self.hints if self.teacher and not (first or tables) else 0.0,
             mixup=0.0 if first else self.mixup,
+            dropout=1.0 if first else self.dropout,
             bf16=self.bf16 and stage not in ("qat", "tables"),  # which would round inputs a second time
             seed=self.seed,
         )

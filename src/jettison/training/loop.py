@@ -21,6 +21,7 @@ from .checkpoint import NOWHERE, load_checkpoint, save_checkpoint
 from .data import Batch, DataSet, Shard, mixed_seed, normalise, steps_per_epoch, test_batches, train_batches
 from .depthwise import strided_in_float32
 from .distributed import Processes
+from .dropout import scaled_dropout
 from .hints import Hints
 from .memory import freed_stays
 from .progress import Bar
@@ -86,6 +87,7 @@ def fit(
         if resume and checkpoint is not None and checkpoint.is_file():
             run.restore(load_checkpoint(checkpoint, recipe, about), checkpoint)
         meanwhile.enter_context(freed_stays())
+        meanwhile.enter_context(scaled_dropout(model, recipe.dropout))
         if recipe.bf16 and run.device.type == "cpu":
             meanwhile.enter_context(strided_in_float32(model))
         bar = meanwhile.enter_context(Bar(recipe.epochs * run.steps, len(run.history) * run.steps, progress and processes.is_first))

@@ -32,6 +32,7 @@ class Recipe:
     mixup:            α of mixup, 0 for none: of each image and another of the batch λ·x + (1 − λ)·x′, λ from Beta(α, α) step by step,
                       with both labels in these shares; the teacher sees it too. Against learning few images by heart.
                       Zhang et al. 2018 (arXiv 1710.09412); with a teacher Beyer et al. 2022 (arXiv 2106.05237)
+    dropout:          factor on the rates of the network's own dropout layers, 0 … 1 (`scaled_dropout`)
     clip_norm:        largest norm of the whole gradient, 0 for no limit
     bf16:             autocast to bfloat16
     channels_last:    NHWC memory layout
@@ -56,6 +57,7 @@ class Recipe:
     temperature: float = 4.0
     hints: float = 0.0
     mixup: float = 0.0
+    dropout: float = 1.0
     clip_norm: float = 0.0
     bf16: bool = False
     channels_last: bool = True
@@ -69,7 +71,7 @@ class Recipe:
             low = 1 if name == "batch" else 0
             if not low <= getattr(self, name) < math.inf:
                 raise TrainingError(f"recipe: {name} must be a number >= {low}, got {getattr(self, name)}")
-        for name in ("momentum", "label_smoothing", "distill"):
+        for name in ("momentum", "label_smoothing", "distill", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"recipe: {name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.temperature <= 0:
