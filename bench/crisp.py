@@ -103,7 +103,7 @@ SUBJECTS = {
     "vgg16_bn": Subject("vgg16_bn", "cifar10", 32, 8, {2: 8, 5: 12}, dense_lr=0.05, hints=1.0),
     "mobilenetv2_100": Subject("mobilenetv2_100", "cifar10", 16, 16, {2: 18, 5: 18}, stem_stride=2, teacher="resnet18_strided"),
     "resnet18_strided-tiny": Subject("resnet18_strided", "tiny-imagenet", 32, 40, **TINY),
-    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, 20, {2: 90, 5: 90, 10: 60}, backbone="vgg16_bn", **FEW),
+    "vgg16_bn-tiny": Subject("vgg16_bn", "tiny-imagenet", 32, 20, {2: 90, 5: 45, 10: 30}, dropout=0.0, backbone="vgg16_bn", **FEW),
     # few weights to spare, so what they do is learnt anew: a high rate, and more to learn from
     "mobilenetv2_100-tiny": Subject("mobilenetv2_100", "tiny-imagenet", 16, 24, {2: 100, 5: 50, 10: 50}, batch={2: 16}, lr=0.1, **FEW),
 }
