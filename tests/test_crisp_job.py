@@ -162,15 +162,22 @@ def test_the_command_says_what_is_left_and_changes_its_mind_without_being_told_a
     command = ("compress", f"{tmp_path}/own.py:net", "--data", "digits", "--size", 16, "--epochs", 2, "--threads", 1, "--runs", 1)
     old, new, found = tmp_path / "old.jettison", tmp_path / "new.jettison", tmp_path / "found.json"
     options = ("--method", "crisp", "--pattern", "16x16/2:4", "--sparsity", 0.8, "--head", "shrink", "--dense-epochs", 1)
-    result = call(*command, *options, "--teacher", "none", "--classes", "2,7", "-o", old, "--json", found)
+    result = call(*command, *options, "--teacher", "none", "--dropout", 0.5, "--classes", "2,7", "-o", old, "--json", found)
     assert result.code == 0, result.err
-    assert json.loads(found.read_text())["settings"]["teacher"] is None
+    made = json.loads(found.read_text())["settings"]
+    assert (made["teacher"], made["dropout"]) == (None, 0.5)
     assert all(words in result.out for words in ("What is left of each layer", "old.jettison-checkpoint: to change the classes later"))
     start = (*command, "--from", tmp_path / "old.jettison-checkpoint")
     result = call(*start, "--classes", "2,5", "--hints", 1, "--others", 0.5, "-o", new, "--json", found)
     assert result.code == 0, result.err
     made = json.loads(found.read_text())["settings"]
-    assert (made["method"], made["pattern"], made["head"], made["teacher"]) == ("crisp", "16x16/2:4", "shrink", "dense")
+    assert (made["method"], made["pattern"], made["head"], made["teacher"], made["dropout"]) == (
+        "crisp",
+        "16x16/2:4",
+        "shrink",
+        "dense",
+        0.0,
+    )
     assert made["sparsity"] == personal.sparsity_of(personal.load(tmp_path / "old.jettison-checkpoint")) >= 0.8
     assert Session(new).outputs[0].shape == (2,)
     again = tmp_path / "again.2"

@@ -14,7 +14,7 @@ from .budget import DEFAULT_M, Cost, Formats, Kept, M, average_pattern, read_for
 from .compressed import as_json, measured, show
 from .picture import check_picture, draw
 from .tables import Json, Output, check_writable
-from .train import Device, DropoutOption, HintsOption, Mixup
+from .train import Device, HintsOption, Mixup
 
 if TYPE_CHECKING:
     from ..personal import Personal
@@ -63,7 +63,9 @@ def compress(
     lr: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of sparse training.", min=0)] = 5e-5,
     mixup: Mixup = 0.0,
-    dropout: DropoutOption = 1.0,
+    dropout: Annotated[
+        float | None, typer.Option(help="Factor on the rates of the network's dropout layers. Default: 1, crisp 0.", min=0, max=1)
+    ] = None,
     decay: Annotated[
         float | None, typer.Option(help="srste, maxq: pull of pruned weights towards zero. Default: the papers' 2e-4.", min=0)
     ] = None,
@@ -188,7 +190,7 @@ def compress(
         lr=lr,
         weight_decay=weight_decay,
         mixup=mixup,
-        dropout=dropout,
+        dropout=dropout if dropout is not None else 0.0 if method == "crisp" else 1.0,
         decay=decay,
         ramp_epochs=ramp_epochs,
         permute=permute,

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 DENSE = "dense"
 Mixup = Annotated[float, typer.Option(help="Mix images by shares from Beta(a, a) against overfitting few; 1 is usual, 0 off.", min=0)]
-DropoutOption = Annotated[
-    float, typer.Option("--dropout", help="Factor on the rates of the network's dropout layers; 0: none, with a teacher.", min=0, max=1)
-]
 HintsOption = Annotated[
     float, typer.Option("--hints", help="Weight of the teacher's features in the loss, 1 for instance: against few images.", min=0)
 ]
@@ -63,7 +60,7 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Sparse networks want less than dense ones.", min=0)] = 5e-5,
     label_smoothing: Annotated[float, typer.Option(help="Share of the label spread over all classes.", min=0, max=1)] = 0.0,
     mixup: Mixup = 0.0,
-    dropout: DropoutOption = 1.0,
+    dropout: Annotated[float, typer.Option(help="Factor on the rates of the network's dropout layers.", min=0, max=1)] = 1.0,
     teacher: Annotated[Path | None, typer.Option(help="Distil from these weights of the same network, dense.")] = None,
     distill: Annotated[float, typer.Option(help="Share of the teacher in the loss.", min=0, max=1)] = 0.5,
     hints: HintsOption = 0.0,
