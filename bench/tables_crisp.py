@@ -18,17 +18,17 @@ STARTS = {"crisp": "dense", "half": "dense", "from": "one class replaced", "from
 
 
 def crisp(results: dict[str, dict[str, Any]]) -> str:
-    return _of_classes(results, CRISP_COLUMNS, set(CRISP_COLUMNS))
+    return _of_classes(results, CRISP_COLUMNS, set(CRISP_COLUMNS), "correlation")
 
 
 def change_of_mind(results: dict[str, dict[str, Any]]) -> str:
-    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"}, entropy=True)
+    return _of_classes(results, CHANGE_COLUMNS, {"from", "from-others"}, "cross_entropy")
 
 
-def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str], entropy: bool = False) -> str:
+def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], counted: set[str], measure: str) -> str:
     """Accuracy among the chosen classes; a row for each network, number of classes and way of comparing layers, a column for each variant.
 
-    counted: variants whose draws are shown. entropy: the mean cross-entropy of the test images, too.
+    counted: variants whose draws are shown. measure: shown beside accuracy, where all runs have it.
     """
     head = f"| network | classes | draws | layers compared by | {' | '.join(columns.values())} |\n|{'---|' * (4 + len(columns))}\n"
     lines = []
@@ -41,22 +41,22 @@ def _of_classes(results: dict[str, dict[str, Any]], columns: dict[str, str], cou
                 draws = {x["draw"] for x in mine if x["method"] and x["variant"] in counted} & set(dense)
                 if draws:
                     of = {v: {x["draw"]: x for x in mine if x["variant"] == v and x["draw"] in draws} for v in columns}
-                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws), entropy) for v, found in of.items())
+                    cells = " | ".join(_drawn(found, dense if v != "dense" else {}, len(draws), measure) for v, found in of.items())
                     whole = next((f", {x['dense']['accuracy']:.1%} on all classes" for x in mine if "dense" in x), "")
                     lines.append(f"| [{network}]({name}), {mine[0]['data']}{whole} | {count} | {len(draws)} | {label} | {cells} |\n")
     return head + "".join(lines) if lines else ""
 
 
-def _drawn(found: dict[int, dict[str, Any]], dense: dict[int, float], draws: int, entropy: bool) -> str:
+def _drawn(found: dict[int, dict[str, Any]], dense: dict[int, float], draws: int, measure: str) -> str:
     """Mean over the draws in percent, then how far it is from dense in the same draws (± standard error), and their number if not all."""
     if not found:
         return "–"
     gaps = [100 * (x["accuracy"] - dense[d]) for d, x in found.items() if d in dense]
     spread = f" ± {stdev(gaps) / len(gaps) ** 0.5:.2f}" if len(gaps) > 1 else ""
     gap = f", {mean(gaps):+.2f}{spread}".replace("-", "−") if gaps else ""
-    known = entropy and all("cross_entropy" in x for x in found.values())  # older runs have none
-    nats = f"; {mean(x['cross_entropy'] for x in found.values()):.3f}" if known else ""
-    return f"{100 * mean(x['accuracy'] for x in found.values()):.2f}{gap}{nats}{f' ({len(found)})' if len(found) < draws else ''}"
+    known = all(measure in x for x in found.values())  # older runs have none
+    more = f"; {mean(x[measure] for x in found.values()):.3f}" if known else ""
+    return f"{100 * mean(x['accuracy'] for x in found.values()):.2f}{gap}{more}{f' ({len(found)})' if len(found) < draws else ''}"
 
 
 def crisp_recipes(results: dict[str, dict[str, Any]]) -> str:
