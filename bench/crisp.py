@@ -13,7 +13,8 @@ with one recipe and equal epochs:
     dense         not trained further                       dense-tuned   trained on the chosen classes, nothing removed
     crisp         the whole method                          magnitude     CRISP whose saliency is |w|
     blind         CRISP with images of all classes          block         whole blocks alone, dense inside
-    nm            N:M alone, by magnitude (SR-STE)          half          crisp with half of the epochs
+    maxq          N:M alone, by magnitude, step by step     srste         the same, at once
+    half          crisp with half of the epochs
 
 and a change of mind, with half of the epochs, too:
 
@@ -50,7 +51,7 @@ from jettison.cli.train import save_weights
 from jettison.compression import SALIENCY_BATCHES, ready_for_training_
 from jettison.errors import JettisonError
 from jettison.formats import NM, Block, Dense, Format
-from jettison.methods import CRISP, SRSTE, Hybrid, Select, Sparsifier, choose_layers, mean_gradients, sparsify_
+from jettison.methods import CRISP, Hybrid, Select, Sparsifier, choose_layers, make_method, mean_gradients, sparsify_
 from jettison.training import Recipe, device_of, fit, on
 from jettison.training.data import DataSet, classifier, load, normalise, only_classes, shrink_head, test_batches, train_batches, with_others
 
@@ -58,10 +59,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "bench" / "results" / "crisp.json"
 SPARSITY = 0.92
 DISTILL = 0.9  # weight of the dense network's scores in what is learnt: chosen classes may have few images
-VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "nm", "half", "old", "from", "from-others")
+VARIANTS = ("dense", "dense-tuned", "crisp", "magnitude", "blind", "block", "maxq", "srste", "half", "old", "from", "from-others")
 SHARES = {"dense": 0.0, "half": 0.5, "from": 0.5, "from-others": 0.5}  # of the epochs
 KEPT = ("crisp", "old")  # leave a checkpoint to start from
-UNRANKED = ("dense", "dense-tuned", "nm")  # have no blocks
+NM_ALONE = ("maxq", "srste")
+UNRANKED = ("dense", "dense-tuned", *NM_ALONE)  # have no blocks
 PUBLISHED = {"rank": "sum", "settle": 0.0}
 
 
@@ -188,16 +190,16 @@ def train(run: Run, args: argparse.Namespace) -> None:
     epochs = int(SHARES.get(run.variant, 1) * settings["epochs"])
     recipe = Recipe(**settings | {"epochs": epochs})
     handle, old = None, None
-    if run.variant == "nm":
+    if run.variant in NM_ALONE:
         formats = {c.name: nm for nm in reversed(subject.nm) for c in choose_layers(model, nm, Select(), "dense") if c.format}
-        handle = sparsify_(model, formats, SRSTE())
+        handle = sparsify_(model, formats, make_method(run.variant, epochs))
     elif not run.variant.startswith("dense"):
         old = former(run, args) if run.variant.startswith("from") else None
         if old is not None:
             model.load_state_dict(personal.resumed(old, chosen, classifier(model)[0]))
         handle = blocks(run, model, subject)
         prune(run, model, handle, seen, data if run.variant == "blind" else few, recipe, dense, old, args)
-    if epochs and (handle is None or run.variant == "nm"):
+    if epochs and (handle is None or run.variant in NM_ALONE):
         with on(args.device, model, dense):
             fit(model, seen, recipe, handle, dense, args.runs / f"{run.name}.pt", resume=True, progress=False)
     sparsity = handle.sparsity() if handle else 0.0

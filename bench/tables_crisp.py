@@ -7,7 +7,8 @@ from typing import Any
 
 CRISP_COLUMNS = {
     "dense": "dense", "dense-tuned": "dense, trained on them", "crisp": "crisp", "magnitude": "saliency \\|w\\|",
-    "blind": "saliency of all classes", "block": "blocks alone", "nm": "N:M alone",
+    "blind": "saliency of all classes", "block": "blocks alone",
+    "maxq": "N:M alone", "srste": "N:M alone, at once",
 }  # fmt: skip
 CHANGE_COLUMNS = {
     "dense": "dense", "crisp": "started over, all epochs", "half": "started over, half of them",
