@@ -173,3 +173,18 @@ def test_unknown_names_and_empty_folders(tmp_path: Path) -> None:
         load("cifar11")
     with pytest.raises(DataError, match="no images in class folders"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("full", "empty"), [("", "dog"), ("train/", "train/dog"), ("test/", "test/dog")])
+def test_a_class_folder_without_images_never_renumbers_the_others(tmp_path: Path, full: str, empty: str) -> None:
+    class_folders(tmp_path, f"{full}cat", f"{full}fox")
+    (tmp_path / empty).mkdir()
+    with pytest.raises(DataError, match=r"no images in dog; add some, or remove what is no class"):
+        load(str(tmp_path))
+
+
+def test_a_class_may_have_no_test_images(tmp_path: Path) -> None:
+    class_folders(tmp_path, "train/cat", "train/dog", "test/dog")
+    (tmp_path / "test/cat").mkdir()
+    data = load(str(tmp_path))
+    assert data.classes == ("cat", "dog") and data.test is not None and set(data.test.labels) == {1}
