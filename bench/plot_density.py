@@ -40,7 +40,7 @@ def draw(ax: Axes, result: dict[str, Any]) -> None:
     rows, left = result["density"]["rows"], result["density"]["left"]
     ours = {r["pattern"]: r["median_ms"] for r in sorted(rows, key=lambda r: -left[r["pattern"]]["macs"]) if r["engine"] == "jettison"}
     peer = min((r for r in rows if r["engine"] != "jettison"), key=lambda r: r["median_ms"])
-    where = f"{result['machine']['isa'][0]}, batch {result['batch']}, {result['threads']} threads"
+    where = f"batch {result['batch']}, {result['threads']} threads\n{result['machine']['processor']}, {result['machine']['isa'][0]}"
     x = [100 * left[pattern]["macs"] for pattern in ours]
     ax.plot(x, [100 / v for v in x], color="0.5", linestyle="--", label="ceiling: all multiply-adds / those left")
     ax.plot(x, [ours["dense"] / ms for ms in ours.values()], marker="o", label="over our dense network")
