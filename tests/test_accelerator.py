@@ -156,6 +156,9 @@ def test_the_command(tmp_path, capsys) -> None:
     for words in ("CRISP-STC", "NVIDIA-STC", "over dense", "halved", "dram_pj_per_byte", "layers are no int8"):
         assert words in shown
     data = json.loads((tmp_path / "s.json").read_text())
+    for name, a, b in ((n, *(data["layers"][m][0] for m in ("CRISP-STC", n))) for n in ("DSTC", "NVIDIA-STC", "dense")):
+        assert f"latency over {name}" in " ".join(shown.split()) and f"{b['cycles'] / a['cycles']:.2f}×" in shown
+        assert f"energy over {name}" in " ".join(shown.split()) and f"{b['total_pj'] / a['total_pj']:.2f}×" in shown
     assert set(data["total"]) == {"CRISP-STC", "DSTC", "NVIDIA-STC", "dense"}
     assert data["paper"] == {"latency": 14.0, "energy": 30.0}
     assert sum(c["cycles"] for c in data["layers"]["dense"]) / 1e9 == pytest.approx(data["total"]["dense"]["seconds"])

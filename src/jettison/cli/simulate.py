@@ -115,6 +115,8 @@ def _show(output: Output, costs: dict[str, list[LayerCost]], totals: dict[str, T
         "layer", ">MACs", ">compute", ">buffer", ">DRAM", "bound", ">utilisation", ">imbalance", ">weights", ">metadata", ">µJ",
     )  # fmt: skip
     output.table(f"{title} on {first.name}: cycles of each limit", columns, rows, "imbalance: cycles over those of even rows")
+    if len(machines) > 1:
+        _show_gains(output, costs, machines)
     base = totals[last.name]
     rows = [
         (
@@ -125,6 +127,20 @@ def _show(output: Output, costs: dict[str, list[LayerCost]], totals: dict[str, T
     ]  # fmt: skip
     columns = ("accelerator", ">latency", f">over {last.name}", ">energy", f">over {last.name}", ">of it DRAM", ">buffer", ">arithmetic")
     output.table("Total", columns, rows, "a model with assumptions, not a measurement; --sensitivity says which ones matter")
+
+
+def _show_gains(output: Output, costs: dict[str, list[LayerCost]], machines: list[Accelerator]) -> None:
+    """The first accelerator against each other one, layer by layer."""
+    from ..analysis.accelerator import total
+
+    first, *others = machines
+    rows = []
+    for layers in zip(*(costs[a.name] for a in machines), strict=True):
+        own, *theirs = (total([c], a) for c, a in zip(layers, machines, strict=True))
+        gains = (getattr(t, field) / getattr(own, field) for field in ("seconds", "joules") for t in theirs)
+        rows.append((layers[0].name, *(f"{g:.2f}×" for g in gains)))
+    columns = ("layer", *(f">{what} over {a.name}" for what in ("latency", "energy") for a in others))
+    output.table(f"Gain of {first.name} per layer", columns, rows)
 
 
 def _shares(costs: list[LayerCost]) -> tuple[str, str, str]:
