@@ -25,16 +25,16 @@ def read_folder(root: Path) -> Raw:
     """Errors: DataError when there are no images, a class that training would see has none, or the splits' classes differ."""
     test = next((root / t for t in TEST if (root / t).is_dir()), None)
     if test is None:
-        files = _no_class_empty(_all_of(root))
+        files = _files(_all_of(root))
         held_out = {c: fs[4::5] for c, fs in files.items()}
         kept = {c: [f for i, f in enumerate(fs) if i % 5 != 4] for c, fs in files.items()}
         if not any(held_out.values()):
             raise DataError(f"{root}: too few images to hold every fifth of a class out for testing; add a test folder beside train")
         return Raw(_split(root, kept), _split(root, held_out), list(files))
     if not (root / "train").is_dir():
-        held_out = _no_class_empty(test)
+        held_out = _files(test)
         return Raw(None, _split(root, held_out), list(held_out))
-    held_out, kept = _files(test), _no_class_empty(root / "train")
+    held_out, kept = _files(test, some_empty=True), _files(root / "train")
     if unknown := sorted(set(held_out) - set(kept)):
         raise DataError(f"{test}: classes {', '.join(unknown)} are not in {root / 'train'}; the class folders must agree")
     return Raw(_split(root, kept), _split(root, {c: held_out.get(c, []) for c in kept}), list(kept))
@@ -64,25 +64,19 @@ class FileImages:
         return decode(read_bytes(self.files[index]), str(self.files[index]))
 
 
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """Image files per class that has any, both sorted by name."""
-    files = {d.name: sorted(f for f in d.rglob("*") if f.suffix.lower() in SUFFIXES) for d in _class_folders(folder)}
-    files = {c: fs for c, fs in files.items() if fs}
-    if not files:
+def _files(folder: Path, some_empty: bool = False) -> dict[str, list[Path]]:
+    """Image files per class that has any, both sorted by name.
+
+    A class without images, left out, renumbers those behind it: an error but with some_empty, where other folders number the classes.
+    """
+    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    files = {d.name: sorted(f for f in d.rglob("*") if f.suffix.lower() in SUFFIXES) for d in classes}
+    empty = [c for c, fs in files.items() if not fs]
+    if len(empty) == len(files):
         raise DataError(f"{folder}: no images in class folders here; lay them out as train/CLASS/image.jpg and test/CLASS/image.jpg")
-    return files
-
-
-def _no_class_empty(folder: Path) -> dict[str, list[Path]]:
-    """As `_files`, for folders that number the classes: one without images, left out, would renumber those behind it."""
-    files = _files(folder)
-    if empty := [d.name for d in _class_folders(folder) if d.name not in files]:
+    if empty and not some_empty:
         raise DataError(f"{folder}: no images in {', '.join(empty)}; add some, or remove what is no class")
-    return files
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    return {c: fs for c, fs in files.items() if fs}
 
 
 def _split(root: Path, files: dict[str, list[Path]]) -> Split:
